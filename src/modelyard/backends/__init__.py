@@ -1,0 +1,37 @@
+"""The backends' table, and how a framework is recognised from a model without importing it."""
+
+from modelyard.spec.errors import ModelError
+from modelyard.spec.plugins import Plugin, load
+
+BUILT_IN = {
+    "pytorch": Plugin(
+        "modelyard.backends.pytorch:PyTorch", "PyTorch: DDP over gloo or nccl", "pytorch"
+    ),
+}
+OWNS = {"torch": "pytorch"}
+"""Top-level package of a base class to the backend that trains it."""
+BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch"}
+"""Model names a project may use instead of ``module:function``, and the backend that builds them."""
+
+
+def recognise(model: object) -> str:
+    """Name of the backend for ``model``, from the classes it descends from, nearest first.
+
+    Raises ModelError where no base class belongs to a known framework.
+    """
+    for base in type(model).__mro__:
+        if backend := OWNS.get(base.__module__.partition(".")[0]):
+            return backend
+    raise ModelError(
+        f"the model's function returned {type(model).__module__}.{type(model).__qualname__}, which no backend knows",
+        f"return a model of: {', '.join(sorted(set(OWNS)))}",
+    )
+
+
+def open_backend(name: str) -> "Backend":
+    """Raises UsageError for an unknown name, MissingExtraError where the framework is not installed."""
+    backend: Backend = load("backends", name, BUILT_IN)()
+    return backend
+
+
+from modelyard.backends.base import Backend  # noqa: E402

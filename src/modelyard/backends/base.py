@@ -1,0 +1,124 @@
+"""What a framework must do to be trained by Modelyard's one loop.
+
+A backend owns a *state* (model, optimizer, whatever it compiles), opaque to everyone else. Its duties:
+
+- ``join`` makes this process one of ``world.size`` workers (a context: it leaves at the end) and
+  sets the threads and device it may use. With one worker it opens no network.
+- ``begin`` builds the state from the model that the user's function returned. All workers must hold
+  the same weights afterwards. It refuses a model whose output does not fit the task.
+- ``step`` does one optimizer step on this worker's share of a global batch, so that the result
+  equals a single process's step on the whole batch: the loss is the sum over local samples divided
+  by the *global* batch size, gradients are summed over workers. Randomness (dropout) comes only
+  from ``settings.seed``, so that a resumed run draws the same numbers.
+- ``evaluate`` gives the outputs for a batch without changing the state.
+- ``reduce`` adds a small NumPy array over all workers (statistics, flags); every worker calls it.
+- ``snapshot``/``restore`` give and take the whole training state as named arrays and plain
+  numbers: nothing that would need pickle.
+- ``export`` writes an ONNX file with a dynamic batch axis.
+
+Third parties prove theirs with ``modelyard.backends.contract``.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import Signature
+from modelyard.spec.work import World
+from modelyard.tasks.base import Ops
+
+State = Any
+
+
+class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which optimizer; the learning rate comes with each step."""
+
+    name: str
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """This worker's share of a global batch, in model form."""
+
+    inputs: NDArray[np.float32]
+    """(n, *shape)"""
+    targets: NDArray[Any]
+    """(n,) int64 or float32"""
+    global_size: int
+    """Samples of the whole batch, over all workers."""
+
+
+class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is different at each step."""
+
+    learning_rate: float
+    seed: int
+    """Already specific to run, step and rank."""
+    clip_norm: float | None = None
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Still on the device: read them (``float(...)``) only when they are reported."""
+
+    loss: Any
+    """This worker's share of the global mean loss: the shares of all workers add up to it."""
+    gradient_norm: Any = None
+    """Before clipping; None where no clipping was asked for."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A training state that any process can take up again."""
+
+    tensors: dict[str, NDArray[Any]]
+    """``model.*`` are the weights; ``optimizer.*`` the rest."""
+    numbers: dict[str, Any]
+    """JSON-able."""
+
+
+class Backend(ABC):
+    """The contract; one file per framework in this folder."""
+
+    name: str
+    ops: Ops
+
+    @abstractmethod
+    def join(self, world: World, *, device: str, threads: int) -> AbstractContextManager[str]:
+        """Yields the device in use: ``cpu``, ``cuda:0``, …"""
+
+    @abstractmethod
+    def begin(
+        self, model: object, task: TaskSpec, optimizer: OptimizerSettings, signature: Signature
+    ) -> State:
+        """Raises ModelError where the model does not take ``signature.inputs`` or give ``signature.outputs``."""
+
+    @abstractmethod
+    def step(
+        self, state: State, batch: Batch, settings: StepSettings
+    ) -> tuple[State, StepResult]: ...
+
+    @abstractmethod
+    def evaluate(self, state: State, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, *shape) -> (n, output_size)."""
+
+    @abstractmethod
+    def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum over all workers, the same on each."""
+
+    @abstractmethod
+    def snapshot(self, state: State) -> Snapshot:
+        """A copy: later steps do not change it."""
+
+    @abstractmethod
+    def restore(self, state: State, snapshot: Snapshot) -> State:
+        """Raises ModelError where names or shapes do not fit the model."""
+
+    @abstractmethod
+    def export(self, state: State, path: Path, signature: Signature) -> None:
+        """Write ONNX; raises ExportError naming the operator that cannot be expressed."""

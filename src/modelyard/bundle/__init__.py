@@ -1,0 +1,1 @@
+"""The bundle: a trained model exported, proved, described and kept."""

@@ -1,0 +1,1 @@
+"""Monitoring: scrape configuration and dashboards written for each deployment."""

@@ -1,0 +1,153 @@
+"""Every error a user can meet, each with what happened and how to mend it.
+
+YardError
+├── ProjectError            the project file or an override is wrong          exit code 2
+├── UsageError              the command was called in a way it cannot answer   exit code 2
+├── DataError               the data cannot be read or does not fit the task
+├── ModelError              the user's model cannot be built or does not fit the task
+├── TrainingError           training ended without a result
+├── ExportError             the model could not be exported, or parity failed
+├── StoreError              the store cannot be read or written (full disk, permission, damage)
+├── NotFoundError           a run, model, deployment … of that name does not exist
+├── ServingError            the inference server cannot start
+│   └── RequestError        one request is wrong; the protocol chooses the wire code
+├── DeploymentError         a service could not be brought up, changed or removed
+└── MissingExtraError       an optional dependency is not installed
+"""
+
+import difflib
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class YardError(Exception):
+    """What happened (one sentence) and the mend (what to do about it), for people."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  mend: {self.mend}" if self.mend else self.what
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake of a project: where it is, what is wrong there and what was expected."""
+
+    where: str
+    """Dotted path of the field, e.g. ``train.optimizer.lr``."""
+    problem: str
+    """What is wrong with the value, e.g. ``'fast' is not a number``."""
+    expected: str = ""
+    suggestion: str = ""
+    """The nearest correct word, for a "did you mean"."""
+    source: str = ""
+    """``yard.toml``, ``command line``, ``environment`` or ``python``."""
+    line: int | None = None
+    """1-based line in the project file, where the mistake is in the file."""
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}"
+        text = f"{place}: {self.where}: {self.problem}"
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if self.suggestion:
+            text += f"; did you mean {self.suggestion!r}?"
+        return text
+
+
+class ProjectError(YardError):
+    """All mistakes of a project at once."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: Iterable[Mistake], mend: str = "") -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        heading = f"{count} mistake{'s' if count != 1 else ''} in the project:"
+        super().__init__("\n".join([heading, *(f"  {mistake}" for mistake in self.mistakes)]), mend)
+
+
+class UsageError(YardError):
+    """The command was called in a way it cannot answer."""
+
+    exit_code = 2
+
+
+class DataError(YardError):
+    """The data cannot be read or does not fit the task."""
+
+
+class ModelError(YardError):
+    """The user's model cannot be built or does not fit the task."""
+
+
+class TrainingError(YardError):
+    """Training ended without a result."""
+
+
+class ExportError(YardError):
+    """The model could not be exported, or the exported one does not give the same answers."""
+
+
+class StoreError(YardError):
+    """The store cannot be read or written."""
+
+
+class NotFoundError(YardError):
+    """A run, model, deployment or file of that name does not exist."""
+
+
+class ServingError(YardError):
+    """The inference server cannot start or answer."""
+
+
+class RequestError(ServingError):
+    """One request is wrong; each protocol chooses its own wire code for it."""
+
+
+class DeploymentError(YardError):
+    """A service could not be brought up, changed or removed."""
+
+
+class MissingExtraError(YardError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(what, f"pip install 'modelyard[{extra}]'")
+        self.extra = extra
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice most like ``word``, or an empty string where none is close."""
+    matches = difflib.get_close_matches(
+        word.lower(), {c.lower(): c for c in choices}, n=1, cutoff=0.55
+    )
+    return next((c for c in choices if c.lower() == matches[0]), "") if matches else ""
+
+
+def from_os_error(error: OSError) -> YardError:
+    """Turn an operating-system error into a StoreError that names the file and the mend."""
+    place = str(error.filename or "the store")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"the disk is full: {place} could not be written",
+            "free some space (`yard doctor` shows how much is left) and run the command again; nothing was lost",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"no permission to use {place}: {error.strerror}",
+            "change the owner or mode of that folder, or choose another store with `store.url`",
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(
+            "too many open files", "raise the limit with `ulimit -n 4096` and run the command again"
+        )
+    return StoreError(
+        f"{place}: {error.strerror or error}", "see `yard doctor` for the state of the store"
+    )

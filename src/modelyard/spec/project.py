@@ -1,0 +1,204 @@
+"""What can be asked for: the typed content of ``yard.toml``, section by section."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""Lower-case letters, digits and hyphens: it becomes a host name, a metric label and an OCI tag."""
+
+
+class Section(BaseModel):
+    """A section of the project file: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProjectSection(Section):
+    name: Name = Field(description="Name of the project, of its model and of its service.")
+    description: str = Field("", description="What the model is for; printed on the model card.")
+
+
+class SplitSection(Section):
+    validation: Fraction = Field(
+        0.15, description="Share of samples for choosing the best checkpoint."
+    )
+    test: Fraction = Field(0.15, description="Share of samples that training never sees.")
+    seed: int = Field(0, description="Another seed gives another split.")
+
+
+class DataSection(Section):
+    source: str = Field(description='"images", "csv" or "module:function" that returns arrays.')
+    path: str = Field("", description="Folder or file of the source, relative to the project file.")
+    target: str = Field(
+        "label", description="Column to predict (csv); for images the folder's name is the label."
+    )
+    split: SplitSection = SplitSection()
+    size: tuple[PositiveInt, PositiveInt] = Field(
+        (32, 32), description="Images: height and width they are resized to."
+    )
+    color: Literal["rgb", "grey"] = Field("rgb", description="Images: what they are converted to.")
+    columns: dict[str, Literal["numeric", "categorical", "boolean", "ignore"]] = Field(
+        {}, description='Tables: the kind of a column where the guess is wrong, or "ignore".'
+    )
+    max_unreadable: Fraction = Field(
+        0.0, description="Share of unreadable files that is accepted (and reported)."
+    )
+    missing_target: Literal["error", "drop"] = Field(
+        "error", description="Tables: what to do with rows without a label."
+    )
+
+
+class TaskSection(Section):
+    type: str = Field("classification", description='"classification" or "regression".')
+    loss: Literal["auto", "cross-entropy", "binary-cross-entropy", "mean-squared-error"] = Field(
+        "auto",
+        description="auto: cross-entropy for classification, mean-squared-error for regression.",
+    )
+
+
+class ModelSection(Section):
+    build: str = Field(
+        description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp".'
+    )
+    args: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
+
+
+class OptimizerSection(Section):
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: PositiveFloat = Field(1e-3, description="Peak learning rate.")
+    weight_decay: float = Field(
+        0.01, ge=0, description="Not applied to norms and biases; adamw and sgd only."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only.")
+
+
+class ScheduleSection(Section):
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = Field(
+        0.05, description="Share of all steps in which the learning rate rises from 0."
+    )
+    floor: float = Field(
+        0.0, ge=0, le=1, description="cosine: the last learning rate as a share of the peak."
+    )
+
+
+class StoppingSection(Section):
+    patience: PositiveInt = Field(
+        description="Evaluations without improvement before training stops."
+    )
+    min_delta: float = Field(0.0, ge=0, description="What counts as an improvement.")
+
+
+class TrainSection(Section):
+    epochs: PositiveFloat = Field(
+        10, description="Passes over the training split; may be a fraction."
+    )
+    batch_size: PositiveInt = Field(
+        32, description="Global: the same whatever the number of workers."
+    )
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    clip_norm: PositiveFloat | None = Field(
+        None, description="Largest gradient norm; none: no clipping."
+    )
+    early_stopping: StoppingSection | None = None
+    metric: str = Field(
+        "loss",
+        description='Validation metric that chooses the best checkpoint: "loss", "accuracy", …',
+    )
+    workers: PositiveInt = Field(1, description="Processes that train together.")
+    engine: str = Field("local", description="Where the workers run.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU for each worker where there is one."
+    )
+    seed: int = Field(0, ge=0, description="Seed of initial weights, order of samples and dropout.")
+    evaluate_every: PositiveFloat = Field(
+        1, description="Epochs between two evaluations (and checkpoints)."
+    )
+    checkpoint_seconds: PositiveFloat = Field(
+        30, description="A checkpoint is also taken after this long."
+    )
+    keep: PositiveInt = Field(
+        2, description="How many of the last checkpoints are kept, beside the best one."
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="How often lost workers are replaced before training gives up."
+    )
+
+
+class SearchSpace(Section):
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    choices: list[Any] | None = None
+
+
+class TuneSection(Section):
+    trials: PositiveInt = Field(20, description="How many trainings to try.")
+    metric: str = Field("", description="Validation metric to improve; default: train.metric.")
+    seed: int = 0
+    space: dict[str, SearchSpace] = Field(
+        {}, description="Field to search: { low, high, log } or { choices }."
+    )
+
+
+class ServeSection(Section):
+    protocols: list[str] = Field(
+        ["rest"], description='"rest": Open Inference Protocol v2 and POST /predict.'
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
+    )
+    port: int = Field(8080, ge=1, le=65535)
+    max_batch: PositiveInt = Field(64, description="Most samples that are inferred together.")
+    max_request_mb: PositiveFloat = Field(32, description="Larger requests are refused (413).")
+    timeout_seconds: PositiveFloat = Field(
+        30, description="A request that takes longer is refused (504)."
+    )
+
+
+class DeploySection(Section):
+    target: str = Field("local", description='Where the service runs: "local".')
+    replicas: Annotated[int, Field(ge=1, le=64)] = 2
+
+
+class StoreSection(Section):
+    url: str = Field(".yard", description="Folder of the store, relative to the project file.")
+
+
+class ProjectFile(Section):
+    """The whole of ``yard.toml``."""
+
+    project: ProjectSection
+    data: DataSection
+    task: TaskSection = TaskSection()
+    model: ModelSection
+    train: TrainSection = TrainSection()
+    tune: TuneSection = TuneSection()
+    serve: ServeSection = ServeSection()
+    deploy: DeploySection = DeploySection()
+    store: StoreSection = StoreSection()
+
+
+class Project(ProjectFile):
+    """A project that has been read: the file's content plus overrides, and where it lies."""
+
+    root: Path = Field(exclude=True)
+    """Folder of the project file; relative paths start here."""
+
+    @property
+    def name(self) -> str:
+        return self.project.name
+
+    @property
+    def store_folder(self) -> Path:
+        return (self.root / self.store.url).resolve()
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(self.model_dump_json(indent=2))}</pre>"

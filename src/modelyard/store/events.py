@@ -1,0 +1,81 @@
+"""The append-only event log of a run: one JSON line an event, readable while it is written."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from modelyard.spec.errors import from_os_error
+from modelyard.spec.records import AnyEvent
+
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+_encoder = msgspec.json.Encoder()
+
+
+class EventLog:
+    """Appends events to one file; several processes may append to the same one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            # A writer that was killed may have left half a line; the next event must not join it.
+            if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+                os.write(self._handle, b"\n")
+        except OSError as error:
+            raise from_os_error(error) from error
+
+    def append(self, event: AnyEvent) -> None:
+        """Write one event in one system call, so that lines of several writers never mix."""
+        try:
+            os.write(self._handle, _encoder.encode(event) + b"\n")
+        except OSError as error:
+            error.filename = str(self._path)
+            raise from_os_error(error) from error
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+class EventReader:
+    """Reads a log from its beginning and then whatever is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def read(self) -> Iterator[AnyEvent]:
+        """The events since the last call; a half-written last line waits for the next call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            content = file.read()
+        whole, newline, _ = content.rpartition(b"\n")
+        self._position += len(whole) + len(newline)
+        for line in whole.split(b"\n"):
+            if event := decode(line):
+                yield event
+
+
+def decode(line: bytes) -> AnyEvent | None:
+    """One line as an event; None for an empty line or one torn by a crash of its writer."""
+    if not line.strip():
+        return None
+    try:
+        return _decoder.decode(line)
+    except msgspec.DecodeError:
+        return None
+
+
+def read_events(path: Path) -> list[AnyEvent]:
+    """All whole events of a log, oldest first."""
+    return list(EventReader(path).read())
+
+
+def now() -> float:
+    """Seconds since 1970, as events carry them."""
+    return time.time()

@@ -166,6 +166,19 @@ class DeploySection(Section):
     replicas: Annotated[int, Field(ge=1, le=64)] = 2
 
 
+class DriftSection(Section):
+    threshold: PositiveFloat = Field(
+        0.2, description="Distance from the training data that counts as drift."
+    )
+
+
+class MonitorSection(Section):
+    """Read and kept; nothing acts on it yet (the files for Prometheus and Grafana are always written)."""
+
+    drift: DriftSection = DriftSection()
+    on_breach: Literal["report", "retrain"] = "report"
+
+
 class StoreSection(Section):
     url: str = Field(".yard", description="Folder of the store, relative to the project file.")
 
@@ -181,6 +194,7 @@ class ProjectFile(Section):
     tune: TuneSection = TuneSection()
     serve: ServeSection = ServeSection()
     deploy: DeploySection = DeploySection()
+    monitor: MonitorSection = MonitorSection()
     store: StoreSection = StoreSection()
 
 

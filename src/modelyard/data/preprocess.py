@@ -1,0 +1,164 @@
+"""Natural input becomes the model's tensor: the same code before training and in the service.
+
+Two steps: ``store_form`` (decode, convert, resize: what is worth doing once and keeping) and
+``finish`` (the arithmetic on whole batches). ``encode`` is one after the other.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.data.image_file import FORMATS, MEDIA_TYPES, decode_image
+from modelyard.data.table_row import EXPECTED, encode_rows, kind_of
+from modelyard.spec.errors import DataError
+from modelyard.spec.signature import (
+    BooleanColumn,
+    CategoricalColumn,
+    Column,
+    ImageInput,
+    NaturalInput,
+    TableInput,
+    TensorInput,
+)
+
+
+def encode(spec: NaturalInput, items: Sequence[Any]) -> NDArray[np.float32]:
+    """Natural input -> model form, float32 ``(n, *spec.shape)``.
+
+    Items are image files as bytes, rows ``{column: value}``, or nested lists of numbers.
+    Raises DataError naming the item, the field, the value and what was expected.
+    """
+    return finish(spec, store_form(spec, items))
+
+
+def store_form(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
+    """Natural input -> the form that prepared arrays hold: uint8 for images, else float32."""
+    if isinstance(spec, TableInput):
+        return encode_rows(spec, items)
+    dtype = np.uint8 if isinstance(spec, ImageInput) else np.float32
+    stored = np.empty((len(items), *spec.shape), dtype=dtype)
+    for place, item in enumerate(items):
+        try:
+            stored[place] = (
+                _image(spec, item) if isinstance(spec, ImageInput) else _tensor(spec, item)
+            )
+        except DataError as error:
+            if len(items) == 1:
+                raise
+            raise DataError(f"item {place}: {error.what}", error.mend) from error
+    return stored
+
+
+def finish(spec: NaturalInput, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Stored form -> model form, both ``(n, *spec.shape)``; whole-array arithmetic in float32."""
+    if isinstance(spec, TableInput):
+        return np.asarray(stored, dtype=np.float32)
+    if isinstance(spec, TensorInput):
+        result: NDArray[np.float32] = stored.astype(np.float32)
+        if spec.mean != 0.0:
+            result -= np.float32(spec.mean)
+        if spec.std != 1.0:
+            result /= np.float32(spec.std)
+        return result
+    # (x / 255 - mean) / std as one multiplication and one addition, in place.
+    std, mean = np.array(spec.std, dtype=np.float64), np.array(spec.mean, dtype=np.float64)
+    scale = (1.0 / (255.0 * std)).astype(np.float32).reshape(-1, 1, 1)
+    shift = (-mean / std).astype(np.float32).reshape(-1, 1, 1)
+    pixels: NDArray[np.float32] = stored.astype(np.float32)
+    pixels *= scale
+    pixels += shift
+    return pixels
+
+
+def describe(spec: NaturalInput) -> dict[str, Any]:
+    """What a caller must send, JSON-able: ``kind``, ``summary``, a JSON ``schema`` and an ``example``.
+
+    Images have ``media_types`` in place of a schema.
+    """
+    if isinstance(spec, ImageInput):
+        return {
+            "kind": "image",
+            "summary": f"one image file ({', '.join(FORMATS)}) of any size; it is resized to "
+            f"{spec.width} × {spec.height} pixels and converted to {spec.color}",
+            "media_types": list(MEDIA_TYPES),
+            "shape": list(spec.shape),
+            "example": "image.png",
+        }
+    if isinstance(spec, TableInput):
+        return {
+            "kind": "table",
+            "summary": f"one row: an object with {len(spec.columns)} columns; null where a value is missing",
+            "schema": {
+                "type": "object",
+                "properties": {column.name: _column_schema(column) for column in spec.columns},
+                "required": [column.name for column in spec.columns],
+            },
+            "example": {column.name: _example(column) for column in spec.columns},
+        }
+    return {
+        "kind": "tensor",
+        "summary": f"numbers in nested lists of shape {list(spec.shape)}",
+        "schema": _nested_schema(spec.shape),
+        "shape": list(spec.shape),
+        "example": np.zeros(spec.shape).tolist()
+        if np.prod(spec.shape) <= 4096
+        else f"zeros{list(spec.shape)}",
+    }
+
+
+def _image(spec: ImageInput, item: Any) -> NDArray[np.uint8]:
+    if not isinstance(item, bytes | bytearray | memoryview):
+        raise DataError(
+            f"an image is sent as the bytes of its file, not as {type(item).__name__}",
+            f"send a {', '.join(FORMATS)} file",
+        )
+    return decode_image(spec, bytes(item))
+
+
+def _tensor(spec: TensorInput, item: Any) -> NDArray[np.float32]:
+    expected = f"numbers in nested lists of shape {list(spec.shape)}"
+    try:
+        values = np.asarray(item)
+    except ValueError as error:
+        raise DataError("the nested lists are ragged", f"send {expected}") from error
+    if values.dtype.kind not in "biuf":
+        raise DataError("the input holds something that is not a number", f"send {expected}")
+    if values.shape != spec.shape:
+        raise DataError(f"the input has shape {list(values.shape)}", f"send {expected}")
+    with np.errstate(over="ignore"):  # refused below
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        place = [int(axis) for axis in np.argwhere(~np.isfinite(values))[0]]
+        raise DataError(
+            f"the number at {place} is missing, infinite or too large", f"send {expected}"
+        )
+    return values
+
+
+def _column_schema(column: Column) -> dict[str, Any]:
+    if isinstance(column, BooleanColumn):
+        return {"type": ["boolean", "null"], "description": EXPECTED["boolean"]}
+    if isinstance(column, CategoricalColumn):
+        known = ", ".join(column.categories[:20]) + (" …" if len(column.categories) > 20 else "")
+        return {
+            "type": ["string", "number", "boolean", "null"],
+            "description": f"one of {known}; another word counts as unknown",
+        }
+    return {"type": ["number", "string", "null"], "description": EXPECTED[kind_of(column)]}
+
+
+def _example(column: Column) -> Any:
+    if isinstance(column, BooleanColumn):
+        return True
+    if isinstance(column, CategoricalColumn):
+        return column.categories[0] if column.categories else None
+    return float(f"{column.fill:.6g}")
+
+
+def _nested_schema(shape: tuple[int, ...]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "number"}
+    for length in reversed(shape):
+        schema = {"type": "array", "items": schema, "minItems": length, "maxItems": length}
+    return schema

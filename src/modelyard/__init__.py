@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelyard.flow import add as add
-    from modelyard.flow import check as check
     from modelyard.flow import deploy as deploy
     from modelyard.flow import export as export
-    from modelyard.flow import predict as predict
     from modelyard.flow import prepare as prepare
     from modelyard.flow import read as read
     from modelyard.flow import train as train
     from modelyard.flow import up as up
+    from modelyard.inquiry import predict as predict
+    from modelyard.preflight import check as check
     from modelyard.spec.errors import YardError as YardError
 
 __version__ = "0.1.0"
@@ -24,10 +24,10 @@ __version__ = "0.1.0"
 _VERBS = {
     "YardError": "modelyard.spec.errors",
     "add": "modelyard.flow",
-    "check": "modelyard.flow",
+    "check": "modelyard.preflight",
     "deploy": "modelyard.flow",
     "export": "modelyard.flow",
-    "predict": "modelyard.flow",
+    "predict": "modelyard.inquiry",
     "prepare": "modelyard.flow",
     "read": "modelyard.flow",
     "train": "modelyard.flow",

@@ -1,0 +1,30 @@
+"""``yard plugins``: the tables of parts and whether what they need is installed."""
+
+import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments of its own."""
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    from modelyard.cli.output import print_json, print_table
+    from modelyard.spec.plugins import table
+
+    folders = {"sources": "data.sources", "tasks": "tasks", "backends": "backends", "engines": "engines",
+               "runtimes": "serving.runtime", "protocols": "serving.protocols", "targets": "deployment.targets"}  # fmt: skip
+    needs = {"pytorch": "torch", "serving": "onnxruntime"}
+    rows = []
+    for seam, folder in folders.items():
+        built_in = import_module(f"modelyard.{folder}").BUILT_IN
+        for name, plugin in sorted(table(seam, built_in).items()):
+            missing = plugin.extra in needs and find_spec(needs[plugin.extra]) is None
+            ready = f"pip install 'modelyard[{plugin.extra}]'" if missing else "yes"
+            rows.append(
+                {"seam": seam, "name": name, "what it is": plugin.summary, "installed": ready}
+            )
+    print_json(rows) if parsed.json else print_table(rows, empty="none")
+    return 0

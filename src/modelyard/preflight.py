@@ -1,0 +1,156 @@
+"""Preflight: in a minute, find what would stop a long training or a deployment later."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from modelyard.backends import open_backend
+from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
+from modelyard.backends.source import build_model, framework_of
+from modelyard.bundle.verify import compare
+from modelyard.data.cursor import Cursor
+from modelyard.data.dataset import open_split
+from modelyard.flow import ProjectLike, open_project, open_target
+from modelyard.flow import prepare as prepare_data
+from modelyard.spec.errors import YardError
+from modelyard.spec.project import Project
+from modelyard.spec.records import Dataset, Record
+from modelyard.spec.work import World
+from modelyard.store import Store
+from modelyard.tasks import open_task
+from modelyard.tasks.signature import signature_of
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "warning", "failed"]
+    message: str
+    mend: str = ""
+
+
+def _quiet(_check: Check) -> None:
+    """Tell nobody."""
+
+
+def check(
+    project: ProjectLike = "yard.toml", *, on_check: Callable[[Check], None] = _quiet
+) -> list[Check]:
+    """Data, one real step, one real export, disk and port; each looked at even where one before it failed.
+
+    A project that cannot be read at all raises ProjectError.
+    """
+    opened, store = open_project(project)
+    checks = [Check(name="project", state="ok", message=f"{opened.name}: every field understood")]
+    on_check(checks[0])
+
+    def look(name: str, act: Callable[[], list[Check]]) -> None:
+        try:
+            found = act()
+        except YardError as error:
+            found = [Check(name=name, state="failed", message=error.what, mend=error.mend)]
+        for item in found:
+            checks.append(item)
+            on_check(item)
+
+    look("disk", lambda: [_disk(store)])
+    look("port", lambda: [_port(opened, store)])
+    look("data", lambda: _data(opened))
+    if not any(item.name == "data" and item.state == "failed" for item in checks):
+        look("model", lambda: _model(opened, prepare_data(opened)))
+    return checks
+
+
+def _disk(store: Store) -> Check:
+    free = shutil.disk_usage(store.root).free / 1e9
+    state: Literal["ok", "warning"] = "ok" if free > 2 else "warning"
+    return Check(
+        name="disk",
+        state=state,
+        message=f"{free:.1f} GB free at {store.root}",
+        mend="" if free > 2 else "free some space",
+    )
+
+
+def _port(project: Project, store: Store) -> Check:
+    host, port = project.serve.host, project.serve.port
+    running = open_target(project.deploy.target).observe(store.deployment_folder(project.name))
+    if running and running.state != "stopped" and running.service.port == port:
+        return Check(
+            name="port", state="ok", message=f"{port} is held by this project's own service"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Check(
+                name="port",
+                state="warning",
+                message=f"{host}:{port} cannot be used: {error.strerror}",
+                mend="choose another with serve.port=8081",
+            )
+    return Check(name="port", state="ok", message=f"{host}:{port} is free")
+
+
+def _data(project: Project) -> list[Check]:
+    dataset = prepare_data(project)
+    parts = ", ".join(f"{count} {name}" for name, count in dataset.splits.items())
+    classes = f"; {len(dataset.task.classes)} classes" if dataset.task.classes else ""
+    found = [
+        Check(name="data", state="ok", message=f"{dataset.samples} samples ({parts}){classes}")
+    ]
+    for finding in dataset.quality:
+        if finding.severity != "note":
+            examples = f" ({', '.join(finding.examples[:3])})" if finding.examples else ""
+            found.append(
+                Check(
+                    name=f"data: {finding.kind}",
+                    state="warning",
+                    message=finding.message + examples,
+                )
+            )
+    return found
+
+
+def _model(project: Project, dataset: Dataset) -> list[Check]:
+    """One real optimizer step and one real export, compared on real samples."""
+    task, signature = open_task(dataset.task), signature_of(dataset.input, dataset.task)
+    task.higher_is_better(project.train.metric)
+    model = build_model(
+        project.root, project.model.build, dict(project.model.args), signature, dataset.task
+    )
+    backend = open_backend(framework_of(model))
+    optimizer = project.train.optimizer
+    settings = OptimizerSettings(
+        name=optimizer.name, weight_decay=optimizer.weight_decay, momentum=optimizer.momentum
+    )
+    split = open_split(dataset, "train")
+    with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
+        state = backend.begin(model, dataset.task, settings, signature)
+        positions = Cursor(len(split), project.train.batch_size, 0).indices(0)
+        inputs, targets = split.batch(positions)
+        batch = Batch(inputs=inputs, targets=targets, global_size=len(targets))
+        state, result = backend.step(state, batch, StepSettings(learning_rate=optimizer.lr, seed=0))
+        outputs = backend.evaluate(state, inputs[:8])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            backend.export(state, path, signature)
+            error = compare(path, signature, inputs[:8], outputs)
+    state_of_export: Literal["ok", "failed"] = "ok" if error <= 1e-4 else "failed"
+    return [
+        Check(
+            name="step",
+            state="ok",
+            message=f"one step on {len(targets)} samples, loss {float(result.loss):.3f} ({backend.name})",
+        ),
+        Check(
+            name="export",
+            state=state_of_export,
+            message=f"ONNX answers within {error:.1e} of {backend.name}",
+        ),
+    ]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from modelyard.backends import open_backend
+from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
-from modelyard.backends.source import build_model, framework_of
+from modelyard.backends.source import build_model
 from modelyard.bundle.verify import compare
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
@@ -124,7 +124,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     model = build_model(
         project.root, project.model.build, dict(project.model.args), signature, dataset.task
     )
-    backend = open_backend(framework_of(model))
+    backend = open_backend(recognise(model))
     optimizer = project.train.optimizer
     settings = OptimizerSettings(
         name=optimizer.name, weight_decay=optimizer.weight_decay, momentum=optimizer.momentum

@@ -16,13 +16,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from modelyard.cli.output import print_json, print_table
-    from modelyard.templates import TEMPLATES, create
+    from modelyard.templates import BUILT_IN, create
 
     if parsed.template == "list":
-        rows = [
-            {"template": name, "what it is": str(getattr(item, "summary", item))}
-            for name, item in TEMPLATES.items()
-        ]
+        rows = [{"template": name, "what it is": item.summary} for name, item in BUILT_IN.items()]
         print_json(rows) if parsed.json else print_table(rows, empty="no templates")
         return 0
     folder = parsed.folder or Path(parsed.name)

@@ -1,0 +1,118 @@
+"""Names that say something, seams with their three files, and constructs that never appear in the source."""
+
+import ast
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import modelyard
+from modelyard.spec.plugins import Plugin
+
+SRC = Path(modelyard.__file__).parent
+ROOT = SRC.parent.parent
+DRAWERS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc", "core"}
+SEAMS = [
+    "backends",
+    "data/sources",
+    "deployment/targets",
+    "engines",
+    "serving/protocols",
+    "serving/runtime",
+    "tasks",
+]
+TABLES = [*SEAMS, "templates"]
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+NEVER_KEYWORDS = {("allow_pickle", True), ("weights_only", False), ("shell", True)}
+NEVER_CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
+
+
+def files() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(SRC).as_posix()
+
+
+def dangers(text: str) -> list[str]:
+    """Each construct in ``text`` that can run what a file or a user says."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            names = [module] if module else [alias.name for alias in node.names]
+            found += [f"line {node.lineno}: {n}" for n in names if n.split(".")[0] in PICKLES]
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {
+                (k.arg, k.value.value) for k in node.keywords if isinstance(k.value, ast.Constant)
+            }
+            if called in NEVER_CALLS:
+                found.append(f"line {node.lineno}: {called}(…)")
+            if called == "torch.load" and ("weights_only", True) not in keywords:
+                found.append(f"line {node.lineno}: torch.load without weights_only=True")
+            found += [
+                f"line {node.lineno}: {name}={value}" for name, value in keywords & NEVER_KEYWORDS
+            ]
+    return found
+
+
+@pytest.mark.parametrize("file", files(), ids=name_of)
+def test_no_file_is_a_drawer(file: Path) -> None:
+    parts = {part.removesuffix(".py") for part in file.relative_to(SRC).parts}
+    assert not parts & DRAWERS, f"{name_of(file)}: say what is in it"
+
+
+@pytest.mark.parametrize("file", files(), ids=name_of)
+def test_nothing_runs_what_a_file_says(file: Path) -> None:
+    assert dangers(file.read_text()) == [], name_of(file)
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_seam_has_its_table_and_its_contract(seam: str) -> None:
+    missing = [name for name in ("__init__.py", "base.py") if not (SRC / seam / name).exists()]
+    assert missing == [], f"{seam}: every seam has a table (__init__.py) and a contract (base.py)"
+
+
+@pytest.mark.parametrize("seam", TABLES)
+def test_every_line_of_a_table_leads_to_an_implementation_of_its_own(seam: str) -> None:
+    """Found without importing it, so that this holds where the extra is not installed."""
+    package = "modelyard." + seam.replace("/", ".")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    table: dict[str, Plugin] = import_module(package).BUILT_IN
+    assert table, f"{package}.BUILT_IN is empty"
+    for name, plugin in table.items():
+        module, _, attribute = plugin.target.partition(":")
+        assert module.rpartition(".")[0] == package, f"{name}: {plugin.target} is not in {package}"
+        file = SRC / seam / f"{module.rpartition('.')[2]}.py"
+        assert file.exists(), f"{name}: there is no {name_of(file)}"
+        tops = {getattr(node, "name", "") for node in ast.parse(file.read_text()).body}
+        assert attribute in tops, f"{name}: {name_of(file)} defines no {attribute}"
+        assert plugin.summary, f"{name} says nothing of itself"
+        assert not plugin.extra or plugin.extra in extras, f"{name}: no extra {plugin.extra!r}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import dump",
+        "np.load(path, allow_pickle=True)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "subprocess.run('ls', shell=True)",
+        "eval(text)",
+        "os.system('ls')",
+    ],
+)
+def test_the_scanner_sees_dangers(text: str) -> None:
+    assert dangers(text)
+
+
+def test_the_scanner_lets_harmless_code_pass() -> None:
+    good = "torch.load(p, weights_only=True); np.load(p, allow_pickle=False); model.eval(); run(['ls'])"
+    assert dangers(good) == []

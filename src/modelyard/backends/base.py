@@ -4,6 +4,8 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
 
 - ``join`` makes this process one of ``world.size`` workers (a context: it leaves at the end) and
   sets the threads and device it may use. With one worker it opens no network.
+- ``seed`` fixes what the framework draws from then on; it is called before the user's function
+  builds the model, so that initial weights are the same each time.
 - ``begin`` builds the state from the model that the user's function returned. All workers must hold
   the same weights afterwards. It refuses a model whose output does not fit the task.
 - ``step`` does one optimizer step on this worker's share of a global batch, so that the result
@@ -91,6 +93,9 @@ class Backend(ABC):
     @abstractmethod
     def join(self, world: World, *, device: str, threads: int) -> AbstractContextManager[str]:
         """Yields the device in use: ``cpu``, ``cuda:0``, …"""
+
+    @abstractmethod
+    def seed(self, value: int) -> None: ...
 
     @abstractmethod
     def begin(

@@ -1,0 +1,52 @@
+"""The built-in PyTorch models: small, for any shape, readable as examples."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+
+def cnn_small(
+    input_shape: tuple[int, ...],
+    outputs: int,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Convolutions and two dense layers: (n, c, h, w) -> (n, outputs), for h and w from 8 on.
+
+    Each of ``channels`` is one 3x3 convolution, ReLU and halving of height and width; what is left
+    is averaged down to 8x8 at most, so that the dense layer stays small for large images.
+    """
+    if len(input_shape) != 3 or min(input_shape[1:]) < 2 ** len(channels):
+        raise ValueError(
+            f"cnn-small takes images (channels, height, width) of at least {2 ** len(channels)} pixels a side, not {input_shape}"
+        )
+    depth, height, width = input_shape
+    layers: list[nn.Module] = []
+    for features in channels:
+        layers += [nn.Conv2d(depth, features, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        depth, height, width = features, height // 2, width // 2
+    if max(height, width) > 8:
+        height, width = min(height, 8), min(width, 8)
+        layers.append(nn.AdaptiveAvgPool2d((height, width)))
+    layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden, outputs))
+
+
+def mlp(
+    input_shape: tuple[int, ...],
+    outputs: int,
+    hidden: Sequence[int] = (64, 64),
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Dense layers with ReLU: (n, ...) -> (n, outputs); any input is flattened first."""
+    width = math.prod(input_shape)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn-small": cnn_small, "mlp": mlp}

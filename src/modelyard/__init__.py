@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from modelyard.flow import prepare as prepare
     from modelyard.flow import read as read
     from modelyard.flow import train as train
+    from modelyard.flow import tune as tune
     from modelyard.flow import up as up
     from modelyard.inquiry import predict as predict
     from modelyard.preflight import check as check
@@ -31,6 +32,7 @@ _VERBS = {
     "prepare": "modelyard.flow",
     "read": "modelyard.flow",
     "train": "modelyard.flow",
+    "tune": "modelyard.flow",
     "up": "modelyard.flow",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "prepare",
     "read",
     "train",
+    "tune",
     "up",
 ]
 

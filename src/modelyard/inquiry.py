@@ -9,10 +9,11 @@ import msgspec
 
 from modelyard.bundle.format import read_manifest
 from modelyard.data.preprocess import encode
-from modelyard.flow import ProjectLike, open_project, open_target
+from modelyard.flow import ProjectLike, open_project
 from modelyard.spec.errors import DeploymentError, MissingExtraError
 from modelyard.store import Store, registry
 from modelyard.tasks import open_task
+from modelyard.way import open_target
 
 
 def predict(

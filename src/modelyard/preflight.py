@@ -13,7 +13,7 @@ from modelyard.backends.source import build_model
 from modelyard.bundle.verify import compare
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
-from modelyard.flow import ProjectLike, open_project, open_target
+from modelyard.flow import ProjectLike, open_project
 from modelyard.flow import prepare as prepare_data
 from modelyard.spec.errors import YardError
 from modelyard.spec.project import Project
@@ -22,6 +22,7 @@ from modelyard.spec.work import World
 from modelyard.store import Store
 from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
+from modelyard.way import open_target
 
 
 class Check(Record, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from modelyard.cli.output import open_project, print_json
-    from modelyard.flow import open_target
+    from modelyard.way import open_target
 
     project, store = open_project(parsed)
     target, folder = open_target(project.deploy.target), store.deployment_folder(project.name)

@@ -44,8 +44,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _text(parsed: argparse.Namespace, project: "Project", store: "Store") -> str:
-    from modelyard.flow import find_run, open_target
     from modelyard.spec.errors import NotFoundError
+    from modelyard.way import find_run, open_target
 
     if parsed.run:
         logs = sorted((Path(find_run(store, parsed.run).folder) / "logs").glob("*.log"))

@@ -16,7 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from modelyard.cli.output import open_project, print_json
-    from modelyard.flow import find_run, write_run_report
+    from modelyard.flow import write_run_report
+    from modelyard.way import find_run
 
     _, store = open_project(parsed)
     path = write_run_report(store, find_run(store, parsed.run or ""), parsed.output)

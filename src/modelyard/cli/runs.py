@@ -18,7 +18,7 @@ def run(parsed: argparse.Namespace) -> int:
         print_pairs,
         print_table,
     )
-    from modelyard.flow import find_run, list_runs
+    from modelyard.way import find_run, list_runs
 
     _, store = open_project(parsed)
     if parsed.run:

@@ -10,11 +10,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from modelyard import flow
-    from modelyard.cli.output import open_project, print_json, print_table
+        from modelyard.cli.output import open_project, print_json, print_table
+    from modelyard.way import look
 
-    project, _ = open_project(parsed)
-    way = flow.look(project)
+    project, store = open_project(parsed)
+    way = look(project, store)
     if parsed.json:
         print_json(way)
         return 0

@@ -20,9 +20,9 @@ def run(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
     from modelyard.cli.output import open_project, print_json
-    from modelyard.flow import list_runs
     from modelyard.spec.errors import MissingExtraError, NotFoundError
     from modelyard.training.tensorboard import convert
+    from modelyard.way import list_runs
 
     _, store = open_project(parsed)
     runs = list_runs(store)

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelyard.flow import Stage, Way
+    from modelyard.way import Stage, Way
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

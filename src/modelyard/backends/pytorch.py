@@ -20,7 +20,6 @@ from modelyard.backends.base import (
     StepResult,
     StepSettings,
 )
-from modelyard.backends.pytorch_export import export_onnx
 from modelyard.backends.pytorch_state import restore_state, snapshot_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
@@ -151,6 +150,9 @@ class PyTorch(Backend):
         return state
 
     def export(self, state: _State, path: Path, signature: Signature) -> None:
+        # Only here: a worker that trains need not wait for onnx to be imported.
+        from modelyard.backends.pytorch_export import export_onnx
+
         export_onnx(state.model, path, signature)
 
     def _step(self, state: _State, batch: Batch, settings: StepSettings) -> StepResult:

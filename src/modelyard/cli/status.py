@@ -10,7 +10,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-        from modelyard.cli.output import open_project, print_json, print_table
+    from modelyard.cli.output import open_project, print_json, print_table
     from modelyard.way import look
 
     project, store = open_project(parsed)

@@ -32,7 +32,6 @@ from modelyard.serving.plane import Plane, load
 from modelyard.spec.errors import ServingError, YardError, from_os_error
 from modelyard.store.files import write_atomic
 
-_DRAIN_SECONDS = 30
 _MAX_CONNECTIONS = 4096
 
 
@@ -41,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # Junk on the port is the sender's problem: it must not fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     # The supervisor's signal may come before the loop runs: then there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
@@ -139,7 +140,7 @@ def _server(plane: Plane, options: argparse.Namespace) -> _Server:
         headers=headers,
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=options.drain_seconds,
     )
     return _Server(config)
 
@@ -216,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-batch", type=_positive, default=64)
     add("--max-request-bytes", type=_positive, default=32 * 1024 * 1024)
     add("--timeout-seconds", type=_seconds, default=30.0)
+    add("--drain-seconds", type=_positive, default=30, help="longest wait for requests in flight")
     add("--model", default="", help="name to serve it under; default: the bundle's")
     add("--version", type=int, default=1)
     add("--digest", default="", help="the bundle's digest, repeated in every answer")

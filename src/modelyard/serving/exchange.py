@@ -74,24 +74,46 @@ def error_response(error: BaseException) -> Response:
     return json_response({"error": text}, code, headers)
 
 
-def counted(plane: "Plane", protocol: str, handler: Handler, limit: int = 1024) -> Handler:
+class Room:
+    """How many requests, and how many bytes of bodies, one process holds at a time."""
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self.requests = 0
+        self.bytes = 0
+
+    def refusal(self) -> str:
+        """Why there is no room for the newest one; empty where there is."""
+        if self.requests > self._max_requests:
+            return "inflight"
+        return "bytes" if self.bytes > self._max_bytes and self.requests > 1 else ""
+
+
+def room_for(plane: "Plane") -> Room:
+    """A thousand requests, or eight of the largest."""
+    return Room(1024, max(8 * plane.max_request_bytes, 64 * 1024 * 1024))
+
+
+def counted(plane: "Plane", protocol: str, handler: Handler, room: Room) -> Handler:
     """Wrap an inference endpoint: refuse when not ready or too busy, map errors to codes, count."""
-    inflight = 0
 
     async def answer(request: Request) -> Response:
-        nonlocal inflight
         started = time.monotonic()
-        inflight += 1
+        size = _body_size(request, plane.max_request_bytes)
+        room.requests += 1
+        room.bytes += size
         plane.metrics.inflight.inc()
         try:
-            _admit(plane, inflight, limit)
+            _admit(plane, room)
             response = await unless_gone(request, handler(request))
         except Exception as error:  # noqa: BLE001 - the wire is where every error becomes an answer
             if not isinstance(error, (YardError, ClientDisconnect)):
                 _log.exception("a request failed")
             response = error_response(error)
         finally:
-            inflight -= 1
+            room.requests -= 1
+            room.bytes -= size
             plane.metrics.inflight.dec()
         plane.metrics.request(protocol, response.status_code, time.monotonic() - started)
         return response
@@ -99,14 +121,22 @@ def counted(plane: "Plane", protocol: str, handler: Handler, limit: int = 1024) 
     return answer
 
 
-def _admit(plane: "Plane", inflight: int, limit: int) -> None:
+def _admit(plane: "Plane", room: Room) -> None:
     if not plane.ready:
         raise NotReady("the service is not ready", "ask GET /v2/health/ready until it says 200")
-    if inflight > limit:
-        plane.metrics.shed("inflight")
+    if reason := room.refusal():
+        plane.metrics.shed(reason)
         raise Overloaded(
-            f"{limit} requests are in flight already", reason="inflight", retry_after=1.0
+            f"the service is overloaded: {room.requests} requests are in flight",
+            reason=reason,
+            retry_after=1.0,
         )
+
+
+def _body_size(request: Request, limit: int) -> int:
+    """The most bytes that the body can take here; one of unknown length is counted as the largest."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared), limit) if declared.isdigit() else limit
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from modelyard.bundle.format import GOLDEN, BundleManifest, Sample, read_manifest
 from modelyard.data.preprocess import encode
-from modelyard.serving.batcher import Batcher, Tensors
+from modelyard.serving.batcher import Batcher, DeadlineExceeded, Tensors
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.runtime import BUILT_IN
 from modelyard.serving.runtime.base import Runtime
@@ -32,6 +32,7 @@ from modelyard.tasks import open_task
 
 _STALL_SECONDS = 120.0
 """A single call of the model that takes longer counts as stuck."""
+_PROOF_SECONDS = 120.0
 _INLINE_BYTES = 32 * 1024
 """Encoding plain input up to this size takes well under a millisecond: not worth a thread."""
 
@@ -106,11 +107,7 @@ class Plane:
         ``time.monotonic`` (default: now + the service's timeout). Raises RequestError where the
         tensors do not fit the signature, Overloaded, DeadlineExceeded.
         """
-        rows = validate(self.signature, inputs)
-        latest = time.monotonic() + self.timeout_seconds
-        return await self._batcher.infer(
-            inputs, rows, latest if deadline is None else min(deadline, latest)
-        )
+        return await self._submit(inputs, self._latest(deadline))
 
     async def predict(
         self, items: list[Any], deadline: float | None = None
@@ -119,11 +116,7 @@ class Plane:
 
         Raises RequestError for input that cannot be read.
         """
-        if not items:
-            raise RequestError("there is nothing to predict", "send at least one image or row")
-        tensor = await self._encode(items)
-        outputs = await self.infer({self.signature.inputs[0].name: tensor}, deadline)
-        return self._task.decode(outputs[self.signature.outputs[0].name])
+        return await self._answers(items, self._latest(deadline))
 
     async def prove(self) -> None:
         """Become ready by answering what the bundle recorded. Raises ServingError where an answer differs."""
@@ -132,6 +125,13 @@ class Plane:
         for sample in self.manifest.samples:
             await self._prove_sample(sample)
         self._ready = True
+
+    def sample_path(self, sample: Sample) -> Path:
+        """Where a sample lies. Raises ServingError for one outside the bundle."""
+        path = (self.folder / sample.file).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise ServingError(f"the bundle is damaged: sample {sample.file!r} is outside of it")
+        return path
 
     def drain(self) -> None:
         """Say "not ready" from now on; requests that come anyway are still answered."""
@@ -142,6 +142,25 @@ class Plane:
         self._ready = False
         self._batcher.close(seconds)
         self._encoders.shutdown(wait=False)
+
+    def _latest(self, deadline: float | None) -> float:
+        latest = time.monotonic() + self.timeout_seconds
+        return latest if deadline is None else min(deadline, latest)
+
+    async def _submit(self, inputs: Tensors, deadline: float) -> Tensors:
+        rows = validate(self.signature, inputs)
+        return await self._batcher.infer(inputs, rows, deadline)
+
+    async def _answers(self, items: list[Any], deadline: float) -> list[dict[str, Any]]:
+        if not items:
+            raise RequestError("there is nothing to predict", "send at least one image or row")
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                tensor = await self._encode(items)
+        except TimeoutError:
+            raise DeadlineExceeded("the input could not be read in time", "send less") from None
+        outputs = await self._submit({self.signature.inputs[0].name: tensor}, deadline)
+        return self._task.decode(outputs[self.signature.outputs[0].name])
 
     async def _encode(self, items: list[Any]) -> NDArray[np.float32]:
         size = sum(len(item) for item in items if isinstance(item, (bytes, dict, list)))
@@ -164,8 +183,12 @@ class Plane:
     ) -> None:
         """All rows at once, then each alone: batching must not change an answer."""
         name, output = self.signature.inputs[0].name, self.signature.outputs[0].name
-        together = (await self.infer({name: inputs}))[output]
-        alone = [(await self.infer({name: inputs[i : i + 1]}))[output] for i in range(len(inputs))]
+        deadline = time.monotonic() + _PROOF_SECONDS  # the first calls of a runtime may be slow
+        together = (await self._submit({name: inputs}, deadline))[output]
+        alone = [
+            (await self._submit({name: inputs[i : i + 1]}, deadline))[output]
+            for i in range(len(inputs))
+        ]
         for how, answer in (("together", together), ("one by one", np.concatenate(alone))):
             if answer.shape != expected.shape:
                 raise _mismatch(f"shape {answer.shape} where {expected.shape} was recorded")
@@ -177,7 +200,7 @@ class Plane:
 
     async def _prove_sample(self, sample: Sample) -> None:
         """A sample as a user would send it must give the recorded answer."""
-        path = self.folder / sample.file
+        path = self.sample_path(sample)
         try:
             content = path.read_bytes()
             item = msgspec.json.decode(content) if path.suffix == ".json" else content
@@ -185,7 +208,7 @@ class Plane:
             raise ServingError(
                 f"the bundle is damaged: {path} cannot be read: {error}", _EXPORT_AGAIN
             ) from error
-        [answer] = await self.predict([item])
+        [answer] = await self._answers([item], time.monotonic() + _PROOF_SECONDS)
         if not self._same_answer(answer, sample.answer):
             recorded = sample.answer.get("label", sample.answer.get("value"))
             raise _mismatch(

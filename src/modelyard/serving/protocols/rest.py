@@ -12,7 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from modelyard import __version__
-from modelyard.serving.exchange import counted, error_response, json_response, off_loop, read_body
+from modelyard.serving.exchange import (
+    counted,
+    error_response,
+    json_response,
+    off_loop,
+    read_body,
+    room_for,
+)
 from modelyard.serving.metrics import CONTENT_TYPE
 from modelyard.serving.natural import read_items
 from modelyard.serving.openapi import openapi
@@ -36,8 +43,9 @@ class Rest(Protocol):
         self._plane = plane
         model = "/v2/models/{model}"
         versioned = f"{model}/versions/{{version}}"
-        infer = counted(plane, "open-inference", self._infer)
-        predict = counted(plane, "predict", self._predict)
+        room = room_for(plane)
+        infer = counted(plane, "open-inference", self._infer, room)
+        predict = counted(plane, "predict", self._predict, room)
         routes = [
             Route("/", self._playground),
             Route("/docs", self._docs),
@@ -166,7 +174,7 @@ class Rest(Protocol):
         number, samples = request.path_params["number"], self._plane.manifest.samples
         if number >= len(samples):
             raise NotFoundError(f"there is no sample {number}", f"there are {len(samples)}")
-        path = self._plane.folder / samples[number].file
+        path = self._plane.sample_path(samples[number])
         kind = "application/json" if path.suffix == ".json" else f"image/{path.suffix[1:]}"
         return Response(path.read_bytes(), media_type=kind)
 

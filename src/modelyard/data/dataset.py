@@ -1,7 +1,8 @@
-"""A prepared dataset: its identity, its making, and batches from it."""
+"""A prepared dataset: its identity, its making (kept in the store), and batches from it."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,95 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.data.digest import digest_texts, file_digests
+from modelyard.data.prepare import make_dataset
 from modelyard.data.preprocess import finish
-from modelyard.spec.errors import StoreError, UsageError, from_os_error
+from modelyard.data.sources import open_source
+from modelyard.data.split import SPLITS
+from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_error
+from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
 from modelyard.spec.signature import NaturalInput
+from modelyard.store import Store
+from modelyard.store.files import lock, new_folder
 
-SPLITS = ("train", "validation", "test")
+PREPARATION_VERSION = 1
+"""Raised when the code here would lay out the same data in another way."""
 RECORD, INPUTS, TARGETS, SAMPLES = "dataset.json", "inputs.npy", "targets.npy", "samples"
+
+
+def dataset_id(project: Project, store: Store) -> str:
+    """Digest of the source's content and of all that shapes the preparation: 16 hex characters.
+
+    Files that have not changed since the last call are not read again. Raises DataError, StoreError.
+    """
+    source = open_source(project)
+    files, code = source.files(), source.code()
+    digests = file_digests([*files, *code.values()], store.ledger)
+    base = len(str((project.root / Path(project.data.path).expanduser()).resolve()))
+    names = [*(str(file)[base:] for file in files), *code]
+    shape = {
+        "preparation": PREPARATION_VERSION,
+        "data": project.data.model_dump(mode="json"),
+        "task": project.task.model_dump(mode="json"),
+    }
+    return digest_texts([json.dumps(shape, sort_keys=True), *names, *digests])
+
+
+def prepare(
+    project: Project, store: Store, *, on_progress: Callable[[str], None] | None = None
+) -> Dataset:
+    """The project's dataset: what the store has, or made now and kept there whole or not at all.
+
+    Raises DataError for the user's data, StoreError for the store, UsageError for a wrong task.
+    """
+    say = on_progress or _quiet
+    identifier = dataset_id(project, store)
+    folder = store.dataset_folder(identifier)
+    if found := _whole(folder):
+        return found
+    try:
+        # One at a time: whoever waited finds it made.
+        with lock(folder.parent / f".{identifier}.lock"):
+            return _whole(folder) or _make(project, store, identifier, say)
+    except OSError as error:
+        raise from_os_error(error) from error
+
+
+def _make(project: Project, store: Store, identifier: str, say: Callable[[str], None]) -> Dataset:
+    folder = store.dataset_folder(identifier)
+    for leftover in folder.parent.glob(f".{identifier}.*"):  # of a preparation that was killed
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+    say(f"preparing {project.data.path or project.data.source}")
+    with new_folder(folder) as temporary:
+        made = make_dataset(project, open_source(project), identifier, temporary, store.ledger, say)
+        if dataset_id(project, store) != identifier:
+            raise DataError("the data changed while it was being prepared", "run the command again")
+        dataset = msgspec.structs.replace(made, folder=str(folder))
+        (temporary / RECORD).write_bytes(dataset.to_json())
+    return dataset
+
+
+def _whole(folder: Path) -> Dataset | None:
+    """The dataset in ``folder``, or None where there is none or a file is missing or cut short."""
+    try:
+        dataset = Dataset.from_json((folder / RECORD).read_bytes())
+        dataset = msgspec.structs.replace(dataset, folder=str(folder))
+        for name in SPLITS:
+            open_split(dataset, name)
+        natural_samples(dataset)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(error) from error
+    except (msgspec.DecodeError, StoreError):
+        return None
+    return dataset
+
+
+def _quiet(_message: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def encode_column(column: Column, parsed: Sequence[Any] | NDArray[Any]) -> NDArr
     filled = np.where(missing, column.fill, values)
     if isinstance(column, BooleanColumn):
         return filled[:, None].astype(np.float32)
-    with np.errstate(over="ignore"):  # what overflows is refused by check_finite
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by check_finite
         scaled = ((filled - column.mean) / column.std)[:, None].astype(np.float32)
     if not column.indicator:
         return scaled

@@ -1,6 +1,8 @@
 """The sources' table: where data can come from."""
 
-from modelyard.spec.plugins import Plugin
+from modelyard.data.sources.base import Source
+from modelyard.spec.plugins import Plugin, load
+from modelyard.spec.project import Project
 
 BUILT_IN = {
     "images": Plugin(
@@ -11,3 +13,10 @@ BUILT_IN = {
         "modelyard.data.sources.arrays:Arrays", '"module:function" that returns NumPy arrays'
     ),
 }
+
+
+def open_source(project: Project) -> Source:
+    """The source that ``[data]`` names; nothing is read yet. Raises UsageError for an unknown name."""
+    name = "arrays" if ":" in project.data.source else project.data.source
+    source: Source = load("sources", name, BUILT_IN)(project.root, project.data)
+    return source

@@ -1,0 +1,171 @@
+"""Reads a source once and lays it out for training: checked, split, fitted, in memory-mappable arrays.
+
+The folder::
+
+    dataset.json                           the Dataset record, written last
+    inputs.npy                             uint8 (n, c, h, w) or float32 (n, …), stored form
+    targets.npy                            int64 or float32 (n,)
+    train.npy, validation.npy, test.npy    int64 positions in the two above
+    profile.json                           Profile of the training split
+    samples/0.png, … or 0.json, …          up to 8 test samples as they came
+    samples/truths.json                    their true labels as text
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.data import quality
+from modelyard.data.digest import digest_texts, file_digests
+from modelyard.data.material import Material, Read, open_material
+from modelyard.data.profile import Profile, target_profile
+from modelyard.data.sources.base import Source
+from modelyard.data.split import SPLITS, Positions, rejoin, split
+from modelyard.data.targets import check_task, labelled_rows, make_task, truth_text
+from modelyard.spec.errors import DataError
+from modelyard.spec.project import Project
+from modelyard.spec.records import Dataset, Finding, TaskSpec
+from modelyard.spec.signature import NaturalInput
+
+Say = Callable[[str], None]
+_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was read: where each sample stands in the source, and what it is to be."""
+
+    source: Source
+    read: Read
+    dropped: int
+    task: TaskSpec
+    targets: NDArray[np.generic]
+
+    def name(self, position: int) -> str:
+        return self.source.name(int(self.read.rows[position]))
+
+
+def make_dataset(
+    project: Project, source: Source, identifier: str, folder: Path, ledger: Path, say: Say
+) -> Dataset:
+    """Fill ``folder`` with all but dataset.json, and return that record (its ``folder`` is still empty).
+
+    Raises DataError, UsageError, OSError.
+    """
+    loss = check_task(project)
+    material = open_material(source, project.data, folder)
+    samples = _read(project, loss, source, material, say)
+    splits = _split(project, samples)
+    say("fitting and encoding")
+    spec = material.fit(splits["train"])
+    stored = material.write(spec)
+    # Raw forms that differ can be equal once they are scaled: those must not cross splits either.
+    splits = rejoin(splits, stored)
+    np.save(folder / "targets.npy", samples.targets)
+    for name in SPLITS:
+        np.save(folder / f"{name}.npy", splits[name])
+    profile = Profile(
+        samples=len(splits["train"]),
+        features=material.features(splits["train"]),
+        target=target_profile(samples.task, samples.targets[splits["train"]]),
+    )
+    (folder / "profile.json").write_bytes(profile.to_json())
+    _write_samples(samples, splits, folder / "samples")
+    return _record(project, identifier, samples, splits, spec, stored, ledger)
+
+
+def _read(project: Project, loss: str, source: Source, material: Material, say: Say) -> Samples:
+    targets = source.targets()
+    rows = labelled_rows(targets, source.name, project.data.missing_target)
+    # Once before reading, so that wrong labels are said at once, and once for what could be read.
+    make_task(project, loss, targets[rows], lambda i: source.name(int(rows[i])))
+    read = material.read(rows, say)
+    _check_unreadable(read, len(rows), project.data.max_unreadable, source)
+    task, encoded = make_task(
+        project, loss, targets[read.rows], lambda i: source.name(int(read.rows[i]))
+    )
+    return Samples(source, read, len(targets) - len(rows), task, encoded)
+
+
+def _check_unreadable(read: Read, total: int, limit: float, source: Source) -> None:
+    count = len(read.unreadable)
+    if count <= limit * total:
+        return
+    shown = "; ".join(
+        f"{source.name(row)}: {why}" for row, why in list(read.unreadable.items())[:5]
+    )
+    raise DataError(
+        f"{count} of {total} samples cannot be read: {shown}{' …' if count > 5 else ''}",
+        "replace or delete them, or accept that they are left out: "
+        f"data.max_unreadable = {min(0.99, np.ceil(count / total * 100) / 100):g}",
+    )
+
+
+def _split(project: Project, samples: Samples) -> dict[str, Positions]:
+    wanted = project.data.split
+    strata = samples.targets if samples.task.classes else np.zeros(len(samples.targets))
+    return split(
+        strata.astype(np.int64),
+        samples.read.digests,
+        validation=wanted.validation,
+        test=wanted.test,
+        seed=wanted.seed,
+    )
+
+
+def _write_samples(samples: Samples, splits: dict[str, Positions], folder: Path) -> None:
+    """A few samples, spread over the test split (or another one where that is empty)."""
+    folder.mkdir()
+    positions = next(splits[name] for name in reversed(SPLITS) if len(splits[name]))
+    chosen = positions[np.unique(np.linspace(0, len(positions) - 1, _SAMPLES).round().astype(int))]
+    truths = []
+    for number, position in enumerate(chosen.tolist()):
+        suffix, content = samples.source.natural(int(samples.read.rows[position]))
+        (folder / f"{number}{suffix}").write_bytes(content)
+        truths.append(truth_text(samples.task, samples.targets[position]))
+    (folder / "truths.json").write_bytes(msgspec.json.encode(truths))
+
+
+def _findings(
+    samples: Samples, splits: dict[str, Positions], stored: NDArray[np.uint64]
+) -> tuple[Finding, ...]:
+    problems = {samples.source.name(row): why for row, why in samples.read.unreadable.items()}
+    found = (
+        *quality.unreadable(problems),
+        *quality.unlabelled(samples.dropped),
+        *samples.source.findings(),
+        *quality.repeated(stored, samples.targets, samples.name),
+        *quality.leaks(stored, splits),
+    )
+    if not samples.task.classes:
+        return found
+    return (*found, *quality.classes(samples.task.classes, samples.targets.astype(np.int64)))
+
+
+def _record(
+    project: Project,
+    identifier: str,
+    samples: Samples,
+    splits: dict[str, Positions],
+    spec: NaturalInput,
+    stored: NDArray[np.uint64],
+    ledger: Path,
+) -> Dataset:
+    code = samples.source.code()
+    digests = file_digests(list(code.values()), ledger)
+    return Dataset(
+        id=identifier,
+        source=project.data.source,
+        path=str(project.root / project.data.path) if project.data.path else project.data.source,
+        folder="",
+        samples=len(samples.targets),
+        splits={name: len(splits[name]) for name in SPLITS},
+        task=samples.task,
+        input=spec,
+        quality=_findings(samples, splits, stored),
+        code=digest_texts([*code, *digests]) if code else "",
+    )

@@ -1,0 +1,147 @@
+"""What a source must do: say what it holds, and give it in slices.
+
+A source reads what the user has, as it is; it does not split, scale or shuffle. Its duties:
+
+- The constructor takes the project's folder and its ``[data]`` section, and is cheap.
+- ``files`` lists every file whose bytes make the content, in a stable order, without reading them:
+  the dataset's identity is computed from it. ``code`` lists the user's modules that load it.
+- ``schema`` reads as much as it must to know what a sample is.
+- ``rows`` gives samples ``start`` to ``stop`` in *raw form*, one array (or one a column) for all of
+  them; a sample that cannot be read is marked, not raised, so that one run names them all.
+- ``targets`` gives the target of every row as it stands in the data, ``None`` where it is missing.
+- ``natural`` gives one sample as a caller of the service would send it: encoding it must give the
+  same bits as the raw form does.
+- ``name`` says where a row stands, for messages: ``line 17``, ``3/cat.png``.
+- ``findings`` is what the source noticed itself (columns left out, files passed over).
+
+Whatever is wrong with the data is a DataError that names the place and the mend; OSErrors of the
+user's files too. Every method gives the same answer when it is called again, and ``rows`` gives
+the same samples however they are sliced. Third parties prove theirs with
+``modelyard.data.sources.contract``.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.spec.errors import DataError
+from modelyard.spec.project import DataSection
+from modelyard.spec.records import Finding
+
+_DIGITS = re.compile(r"([0-9]+)")
+ColumnKind = Literal["numeric", "categorical", "boolean"]
+
+
+@dataclass(frozen=True)
+class ColumnSchema:
+    """A column that the model gets."""
+
+    name: str
+    kind: ColumnKind
+    words: tuple[str, ...] = ()
+    """categorical: the words that occur; raw form holds their numbers."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a sample is."""
+
+    kind: Literal["image", "table", "tensor"]
+    shape: tuple[int, ...] = ()
+    """image: (channels, height, width) after resizing; tensor: the sample's shape; table: empty."""
+    columns: tuple[ColumnSchema, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A slice of the source in raw form."""
+
+    values: NDArray[Any] | dict[str, NDArray[Any]]
+    """image: uint8 (n, *shape); tensor: float32 (n, *shape); table: for each column float64 (n,)
+    with NaN where it is missing (boolean: 1, 0), categorical int32 (n,) with -1."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Place in this slice -> why it cannot be read; its values are zeros."""
+
+
+class Source(ABC):
+    """The contract; one file per kind of source in this folder."""
+
+    def __init__(self, root: Path, data: DataSection) -> None:
+        self.root = root
+        self.data = data
+
+    @abstractmethod
+    def files(self) -> Sequence[Path]: ...
+
+    @abstractmethod
+    def code(self) -> Mapping[str, Path]:
+        """Module name -> file of the user's loading code; empty where there is none."""
+
+    @abstractmethod
+    def schema(self) -> Schema: ...
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are, readable or not."""
+
+    @abstractmethod
+    def targets(self) -> NDArray[Any]:
+        """(n,) objects: str, int, float, or None where the label is missing."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Rows: ...
+
+    @abstractmethod
+    def natural(self, row: int) -> tuple[str, bytes]:
+        """File suffix and content: an image file, or the JSON of a row or of nested lists."""
+
+    @abstractmethod
+    def name(self, row: int) -> str: ...
+
+    @abstractmethod
+    def findings(self) -> tuple[Finding, ...]: ...
+
+
+def located(root: Path, data: DataSection, *, folder: bool) -> Path:
+    """``data.path`` as an absolute path that exists and is a folder or a file. Raises DataError."""
+    wanted = "folder" if folder else "file"
+    if not data.path:
+        raise DataError(
+            f"data.path is not set; the source {data.source!r} needs a {wanted}",
+            "set it in [data], relative to the project file",
+        )
+    path = (root / Path(data.path).expanduser()).resolve()
+    if not path.exists():
+        raise DataError(
+            f"data.path: no {wanted} at {path}",
+            "mend data.path; it is relative to the project file",
+        )
+    if path.is_dir() != folder:
+        raise DataError(
+            f"data.path: {path} is a {'file' if folder else 'folder'}; the source {data.source!r} needs a {wanted}",
+            "mend data.path or data.source",
+        )
+    return path
+
+
+def natural_order(text: str) -> list[tuple[int, int, str]]:
+    """Sort key in which ``2`` comes before ``10``, in names as well: ``x2`` before ``x10``."""
+    parts = _DIGITS.split(text)  # every second part is digits
+    return [
+        (0, int(part), part) if place % 2 else (1, 0, part)
+        for place, part in enumerate(parts)
+        if part
+    ]
+
+
+def object_array(values: Sequence[Any]) -> NDArray[np.object_]:
+    """A flat array of objects, also where the values are lists."""
+    result = np.empty(len(values), dtype=object)
+    result[:] = values
+    return result

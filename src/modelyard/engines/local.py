@@ -176,8 +176,12 @@ def _status(entry: _Entry) -> WorkerStatus:
         if seen.state == "running":
             return WorkerStatus(rank=entry.rank, pid=entry.pid, state="running")
         code = seen.exit_code
-    state = "succeeded" if code == 0 else "failed"
-    return WorkerStatus(rank=entry.rank, pid=entry.pid, state=state, exit_code=code)
+    return WorkerStatus(
+        rank=entry.rank,
+        pid=entry.pid,
+        state="succeeded" if code == 0 else "failed",
+        exit_code=code,
+    )
 
 
 def _forget_meetings(plan: Native) -> None:

@@ -1,0 +1,347 @@
+"""The checks that any backend must pass, for pytest: real steps, real processes, real files.
+
+In a test module of your own::
+
+    from modelyard.backends.contract import BackendContract, Case
+
+    class TestMine(BackendContract):
+        case = Case(backend="mine", root="tests/models", build="model:build")
+
+The model should hold no dropout and no batch statistics, or one process and two cannot agree.
+This file is also the program that the worker processes run.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.backends import open_backend
+from modelyard.backends.base import (
+    Backend,
+    Batch,
+    OptimizerSettings,
+    Snapshot,
+    State,
+    StepSettings,
+)
+from modelyard.backends.snapshots import read_snapshot, write_snapshot
+from modelyard.backends.source import build_model
+from modelyard.spec.errors import ModelError, YardError
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import Signature, Tensor
+from modelyard.spec.work import World
+
+_CLASSES = ("a", "b", "c")
+_DEADLINE = 120.0
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that the backend trains in the checks."""
+
+    backend: str
+    root: str = "."
+    build: str
+    args: dict[str, Any] = {}
+    input_shape: tuple[int, ...] = (1, 8, 8)
+    wrong_args: dict[str, Any] = msgspec.field(default_factory=lambda: {"outputs": 7})
+    """Arguments that make a model whose output does not fit three classes."""
+
+    @property
+    def task(self) -> TaskSpec:
+        return TaskSpec(
+            type="classification", target="label", loss="cross-entropy", classes=_CLASSES
+        )
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(
+            inputs=(Tensor(name="input", dtype="float32", shape=(None, *self.input_shape)),),
+            outputs=(Tensor(name="scores", dtype="float32", shape=(None, len(_CLASSES))),),
+        )
+
+
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker process of a check does."""
+
+    case: Case
+    world: World
+    optimizer: OptimizerSettings
+    out: str
+    seed: int = 0
+    steps: int = 0
+    batch_size: int = 8
+    clip_norm: float | None = None
+    vanish_at: int | None = None
+    """The step before which the process ends without a word."""
+
+
+class BackendContract:
+    """Subclass it with a name that pytest collects, and set ``case``."""
+
+    case: ClassVar[Case]
+
+    def test_steps_lower_the_loss(self) -> None:
+        for name in ("sgd", "adam", "adamw"):
+            backend, state = _begin(self.case, OptimizerSettings(name=name))
+            state, losses = _train(backend, state, self.case, range(30), 16)
+            assert losses[-1] < 0.8 * losses[0], f"{name}: {losses[0]} -> {losses[-1]}"
+
+    def test_two_workers_do_what_one_does(self, tmp_path: Path) -> None:
+        """Also where the batch cannot be divided evenly (5 over 2), and with clipping."""
+        optimizer = OptimizerSettings(name="sgd", weight_decay=0.01)
+        for size, clip in ((8, None), (5, 0.1)):
+            folder = tmp_path / str(size)
+            _run_workers(
+                folder, self.case, optimizer, steps=8, batch_size=size, clip_norm=clip, seeds=(0, 0)
+            )
+            backend, state = _begin(self.case, optimizer)
+            state, losses = _train(backend, state, self.case, range(8), size, clip_norm=clip)
+            one = backend.snapshot(state)
+            for rank in (0, 1):
+                _assert_close(_read(folder, rank, "end"), one, 1e-5)
+            shares = [_read(folder, rank, "end").numbers["losses"] for rank in (0, 1)]
+            np.testing.assert_allclose(np.sum(shares, axis=0), losses, atol=1e-5)
+
+    def test_workers_begin_equal_and_reduce_adds_up(self, tmp_path: Path) -> None:
+        """Even where each built a model of its own."""
+        _run_workers(tmp_path, self.case, OptimizerSettings(name="adamw"), seeds=(1, 2))
+        first, second = (_read(tmp_path, rank, "begin") for rank in (0, 1))
+        _assert_equal(first, second)
+        assert first.numbers["reduced"] == second.numbers["reduced"] == [3.0, 20.0]
+
+    def test_a_lost_worker_ends_the_other_with_a_message(self, tmp_path: Path) -> None:
+        codes = _start_workers(
+            tmp_path, self.case, OptimizerSettings(name="sgd"), steps=4, vanish_at={1: 2}
+        )
+        assert codes == [3, 9], (tmp_path / "rank-0.log").read_text()
+        assert "TrainingError: worker 0 of 2 lost" in (tmp_path / "rank-0.log").read_text()
+
+    def test_a_restored_training_goes_on_bit_for_bit(self, tmp_path: Path) -> None:
+        for name in ("sgd", "adamw"):
+            optimizer = OptimizerSettings(name=name, weight_decay=0.01)
+            backend, state = _begin(self.case, optimizer)
+            state, _ = _train(backend, state, self.case, range(4), 8)
+            snapshot = backend.snapshot(state)
+            (tmp_path / name).mkdir()
+            files = write_snapshot(tmp_path / name, snapshot)
+            state, _ = _train(backend, state, self.case, range(4, 8), 8)
+
+            other, fresh = _begin(self.case, optimizer, seed=99)
+            fresh = other.restore(fresh, read_snapshot(tmp_path / name, files))
+            _assert_equal(other.snapshot(fresh), snapshot)  # later steps left the copy alone
+            fresh, _ = _train(other, fresh, self.case, range(4, 8), 8)
+            _assert_equal(other.snapshot(fresh), backend.snapshot(state))
+
+    def test_a_snapshot_of_another_model_is_refused(self) -> None:
+        backend, state = _begin(self.case, OptimizerSettings(name="sgd"))
+        tensors = dict(backend.snapshot(state).tensors)
+        name = next(key for key in tensors if key.startswith("model."))
+        tensors[name] = np.zeros((3, 3, 3, 3, 3), dtype=np.float32)
+        error = _refusal(backend.restore, state, Snapshot(tensors=tensors, numbers={}))
+        assert name.removeprefix("model.") in error.what and error.mend
+
+    def test_the_seed_decides_the_first_weights(self) -> None:
+        optimizer = OptimizerSettings(name="sgd")
+        snapshots = []
+        for seed in (1, 1, 2):
+            backend, state = _begin(self.case, optimizer, seed=seed)
+            snapshots.append(backend.snapshot(state))
+        _assert_equal(snapshots[0], snapshots[1])
+        assert any(
+            not np.array_equal(array, snapshots[2].tensors[key])
+            for key, array in snapshots[0].tensors.items()
+        )
+
+    def test_evaluation_gives_outputs_and_changes_nothing(self) -> None:
+        backend, state = _begin(self.case, OptimizerSettings(name="sgd"))
+        before = backend.snapshot(state)
+        inputs, _ = _samples(self.case, 0, 6)
+        together = backend.evaluate(state, inputs)
+        assert together.shape == (6, len(_CLASSES)) and together.dtype == np.float32
+        alone = np.concatenate([backend.evaluate(state, inputs[i : i + 1]) for i in range(6)])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+        _assert_equal(backend.snapshot(state), before)
+
+    def test_the_export_answers_as_the_model_does(self, tmp_path: Path) -> None:
+        import onnxruntime
+
+        backend, state = _begin(self.case, OptimizerSettings(name="adamw"))
+        state, _ = _train(backend, state, self.case, range(3), 8)
+        path = tmp_path / "model.onnx"
+        backend.export(state, path, self.case.signature)
+        assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for count in (1, 3, 64):
+            inputs, _ = _samples(self.case, count, count)
+            (answer,) = session.run(["scores"], {"input": inputs})
+            np.testing.assert_allclose(answer, backend.evaluate(state, inputs), atol=1e-4)
+        state, _ = _train(backend, state, self.case, range(3, 5), 8)  # still trains afterwards
+
+    def test_a_model_that_does_not_fit_the_task_is_refused(self) -> None:
+        wrong = msgspec.structs.replace(self.case, args=self.case.wrong_args)
+        error = _refusal(_begin, wrong, OptimizerSettings(name="sgd"))
+        assert f"(2, {len(_CLASSES)})" in error.what
+        assert f"{len(_CLASSES)} outputs" in error.mend
+
+
+def _begin(case: Case, optimizer: OptimizerSettings, seed: int = 0) -> tuple[Backend, State]:
+    backend = open_backend(case.backend)
+    return backend, _begin_with(backend, case, optimizer, seed)
+
+
+def _begin_with(backend: Backend, case: Case, optimizer: OptimizerSettings, seed: int) -> State:
+    backend.seed(seed)
+    model = build_model(Path(case.root), case.build, case.args, case.signature, case.task)
+    return backend.begin(model, case.task, optimizer, case.signature)
+
+
+def _samples(case: Case, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Three kinds of noise around 0, 1 and 2: easily told apart."""
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, len(_CLASSES), count)
+    noise = generator.normal(0, 0.3, (count, *case.input_shape))
+    offsets = targets.reshape(-1, *[1] * len(case.input_shape))
+    return (noise + offsets).astype(np.float32), targets
+
+
+def _train(
+    backend: Backend,
+    state: State,
+    case: Case,
+    steps: range,
+    batch_size: int,
+    *,
+    world: World | None = None,
+    clip_norm: float | None = None,
+) -> tuple[State, list[float]]:
+    """Steps on the worker's share of batches that depend on the step's number alone."""
+    place = world or World(rank=0, size=1, rendezvous="")
+    losses = []
+    for step in steps:
+        inputs, targets = _samples(case, step, batch_size)
+        share = np.array_split(np.arange(batch_size), place.size)[place.rank]
+        batch = Batch(inputs=inputs[share], targets=targets[share], global_size=batch_size)
+        settings = StepSettings(learning_rate=0.01, seed=step, clip_norm=clip_norm)
+        state, result = backend.step(state, batch, settings)
+        losses.append(float(result.loss))
+    return state, losses
+
+
+def _run_workers(
+    folder: Path,
+    case: Case,
+    optimizer: OptimizerSettings,
+    *,
+    seeds: tuple[int, int],
+    **work: Any,
+) -> None:
+    codes = _start_workers(folder, case, optimizer, seeds=seeds, **work)
+    logs = "\n".join((folder / f"rank-{rank}.log").read_text() for rank in (0, 1))
+    assert codes == [0, 0], f"the workers ended with {codes}:\n{logs}"
+
+
+def _start_workers(
+    folder: Path,
+    case: Case,
+    optimizer: OptimizerSettings,
+    *,
+    seeds: tuple[int, int] = (0, 0),
+    vanish_at: dict[int, int] | None = None,
+    **work: Any,
+) -> list[int]:
+    """Exit codes of two worker processes that meet over a file in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in (0, 1):
+        world = World(rank=rank, size=2, rendezvous=(folder / "rendezvous").resolve().as_uri())
+        plan = _Work(
+            case=case,
+            world=world,
+            optimizer=optimizer,
+            out=str(folder),
+            seed=seeds[rank],
+            vanish_at=(vanish_at or {}).get(rank),
+            **work,
+        )
+        file = folder / f"rank-{rank}.json"
+        file.write_bytes(msgspec.json.encode(plan))
+        with (folder / f"rank-{rank}.log").open("wb") as log:
+            command = [sys.executable, "-m", "modelyard.backends.contract", str(file)]
+            children.append(subprocess.Popen(command, stdout=log, stderr=log))
+    try:
+        return [child.wait(_DEADLINE) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def _read(folder: Path, rank: int, moment: str) -> Snapshot:
+    return read_snapshot(folder / f"{moment}-{rank}")
+
+
+def _write(folder: Path, rank: int, moment: str, snapshot: Snapshot, **numbers: Any) -> None:
+    place = folder / f"{moment}-{rank}"
+    place.mkdir()
+    write_snapshot(
+        place, msgspec.structs.replace(snapshot, numbers={**snapshot.numbers, **numbers})
+    )
+
+
+def _assert_equal(left: Snapshot, right: Snapshot) -> None:
+    assert left.tensors.keys() == right.tensors.keys()
+    for key, array in left.tensors.items():
+        np.testing.assert_array_equal(array, right.tensors[key], err_msg=key)
+        assert array.dtype == right.tensors[key].dtype, key
+
+
+def _assert_close(left: Snapshot, right: Snapshot, limit: float) -> None:
+    assert left.tensors.keys() == right.tensors.keys()
+    for key, array in left.tensors.items():
+        np.testing.assert_allclose(array, right.tensors[key], atol=limit, err_msg=key)
+
+
+def _refusal(call: Any, *arguments: Any) -> ModelError:
+    try:
+        call(*arguments)
+    except ModelError as error:
+        return error
+    raise AssertionError("a ModelError was expected")
+
+
+def _work(plan: _Work) -> None:
+    """One worker process of a check."""
+    backend, out, world = open_backend(plan.case.backend), Path(plan.out), plan.world
+    with backend.join(world, device="cpu", threads=1):
+        state = _begin_with(backend, plan.case, plan.optimizer, plan.seed)
+        reduced = backend.reduce(np.array([1.0 + world.rank, 10.0]))
+        _write(out, world.rank, "begin", backend.snapshot(state), reduced=reduced.tolist())
+        losses: list[float] = []
+        for step in range(plan.steps):
+            if step == plan.vanish_at:
+                os._exit(9)
+            state, more = _train(
+                backend,
+                state,
+                plan.case,
+                range(step, step + 1),
+                plan.batch_size,
+                world=world,
+                clip_norm=plan.clip_norm,
+            )
+            losses += more
+        _write(out, world.rank, "end", backend.snapshot(state), losses=losses)
+
+
+if __name__ == "__main__":
+    try:
+        _work(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=_Work))
+    except YardError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(3)

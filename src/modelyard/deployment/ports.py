@@ -1,5 +1,6 @@
 """The service's address: taken before anything starts, or refused with the name of who holds it."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -60,14 +61,18 @@ def holder_of(port: int) -> str:
     """``python server.py (pid 123)``, or an empty string where the system does not tell."""
     inodes = _listening_inodes(port)
     for folder in Path("/proc").glob("[0-9]*") if inodes else ():
-        try:
-            links = [os.readlink(link) for link in (folder / "fd").iterdir()]  # noqa: PTH115
-            if not inodes.isdisjoint(links):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            if any(_target(link) in inodes for link in (folder / "fd").iterdir()):
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 return f"{command[:100]} (pid {folder.name})"
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
     return ""
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115 - "socket:[123]" is no path
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def _listening_inodes(port: int) -> set[str]:

@@ -123,7 +123,11 @@ class Slot:
         reading = asyncio.create_task(self._read_output(process))
         ended = asyncio.create_task(process.wait())
         try:
-            return await self._watch(ended, ready_file)
+            ready_seconds, why = await self._watch(ended, ready_file)
+            if not ended.done():
+                # It hangs: it would not hear SIGTERM, and its requests wait to be sent elsewhere.
+                process.kill()
+            return ready_seconds, why
         finally:
             await _end(process, ended)
             with contextlib.suppress(TimeoutError):

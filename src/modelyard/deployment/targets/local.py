@@ -50,7 +50,7 @@ class Local(Target):
     def plan(self, service: Service) -> Native:
         """The process table. Every replica gets its share of the cores as threads."""
         table = process_table(service, self._replica_command, self._cores)
-        plan: Native = msgspec.to_builtins(table)
+        plan: Native = msgspec.json.decode(msgspec.json.encode(table))  # lists, as JSON has them
         return plan
 
     def apply(self, folder: Path, plan: Native, *, timeout: float = 60.0) -> Deployment:

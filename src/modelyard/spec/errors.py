@@ -6,6 +6,7 @@ YardError
 ├── DataError               the data cannot be read or does not fit the task
 ├── ModelError              the user's model cannot be built or does not fit the task
 ├── TrainingError           training ended without a result
+│   └── TrainingInterrupted     someone asked it to stop; it can go on later        exit code 130
 ├── ExportError             the model could not be exported, or parity failed
 ├── StoreError              the store cannot be read or written (full disk, permission, damage)
 ├── NotFoundError           a run, model, deployment … of that name does not exist
@@ -89,6 +90,12 @@ class ModelError(YardError):
 
 class TrainingError(YardError):
     """Training ended without a result."""
+
+
+class TrainingInterrupted(TrainingError):
+    """Someone asked training to stop (Ctrl-C, SIGTERM); the same command goes on from a checkpoint."""
+
+    exit_code = 130
 
 
 class ExportError(YardError):

@@ -1,0 +1,311 @@
+"""The controller: submits the workers, watches them, and does what the recovery policy decides."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+from msgspec.structs import replace
+
+from modelyard.engines import BUILT_IN as ENGINES
+from modelyard.engines.base import Engine
+from modelyard.spec.errors import (
+    StoreError,
+    TrainingError,
+    TrainingInterrupted,
+    YardError,
+    from_os_error,
+)
+from modelyard.spec.plugins import load
+from modelyard.spec.records import (
+    AnyEvent,
+    Restarted,
+    Run,
+    RunFinished,
+    WorkerJoined,
+    WorkerLost,
+    WorkerRecord,
+)
+from modelyard.spec.work import Job, JobStatus, Resources
+from modelyard.store import Store
+from modelyard.store.events import EventLog, EventReader, now, read_events
+from modelyard.training import checkpoints
+from modelyard.training.order import (
+    EVENTS,
+    RESULT,
+    RUN,
+    Result,
+    WorkOrder,
+    attempt_folder,
+    timestamp,
+)
+from modelyard.training.recovery import Decision, Failure, decide, raised_again
+
+_SETTLE_SECONDS = 2.0
+"""How long the others may take to end by themselves after one worker has failed."""
+_GENTLE_SECONDS = 30.0
+"""How long workers may take to reach a step boundary and write a checkpoint."""
+_SCARCE_BYTES = 1_000_000
+
+
+class Attempts:
+    """One command's work on one run: as many attempts as the policy allows."""
+
+    def __init__(
+        self,
+        order: WorkOrder,
+        run: Run,
+        store: Store,
+        *,
+        engine: str,
+        observers: Sequence[Callable[[AnyEvent], None]],
+    ) -> None:
+        self._order = order
+        self._run = run
+        self._store = store
+        self._folder = Path(order.folder)
+        self._engine: Engine = load("engines", engine, ENGINES)()
+        self._observers = observers
+        self._reader = EventReader(self._folder / EVENTS)
+        for _ in self._reader.read():  # what earlier commands did is no news
+            pass
+        self._log = EventLog(self._folder / EVENTS)
+        self._handle: str | None = None
+        self._attempt = 0
+
+    def run_to_end(self, poll_seconds: float) -> Run:
+        """Returns the complete run; raises the worker's YardError, or TrainingInterrupted."""
+        try:
+            restarts = 0
+            while True:
+                decision = self._one_attempt(poll_seconds, restarts)
+                if decision.action != "restart":
+                    return self._end(decision)
+                restarts += 1
+                self._announce_restart(decision)
+        except KeyboardInterrupt as error:
+            # A second Ctrl-C, or one between two attempts: no time for a checkpoint.
+            self._cancel(grace=0.0)
+            self._raise_interrupted(error)
+        finally:
+            self._log.close()
+
+    def _one_attempt(self, poll_seconds: float, restarts: int) -> Decision:
+        """Submit, watch until the workers have ended, and decide."""
+        if _result(self._folder) is not None:  # only the record is missing
+            return Decision(action="done")
+        interrupted, self._handle = False, None
+        try:
+            self._handle = self._submit()
+            status = self._watch(poll_seconds)
+        except KeyboardInterrupt:
+            if self._handle is None:
+                raise
+            interrupted, status = True, self._cancel(grace=_GENTLE_SECONDS)
+        except BaseException:
+            self._cancel(grace=0.0)  # an observer raised: leave no worker behind
+            raise
+        failures = self._failures()
+        if not interrupted:
+            self._cancel(grace=1.0)
+        self._pass_on()
+        return decide(status, restarts, self._order.section.max_restarts, interrupted, failures)
+
+    def _submit(self) -> str:
+        self._attempt = _next_attempt(self._folder)
+        job = Job(
+            name=self._run.id,
+            arguments=("-m", "modelyard.training.worker", str(self._folder)),
+            size=self._order.section.workers,
+            folder=str(self._folder / "workers"),
+            resources=Resources(threads=self._order.threads, device=self._order.section.device),
+            attempt=self._attempt,
+        )
+        return self._engine.submit(self._engine.plan(job))
+
+    def _watch(self, poll_seconds: float) -> JobStatus:
+        """Pass events on until all workers have ended, or one has failed and the others had time to."""
+        failed_since: float | None = None
+        while True:
+            status = self._engine.poll(self._handle or "")
+            self._pass_on()
+            if all(worker.state != "running" for worker in status.workers):
+                return status
+            if status.state == "failed":
+                failed_since = failed_since or time.monotonic()
+                if time.monotonic() - failed_since > _SETTLE_SECONDS:
+                    return status
+            time.sleep(poll_seconds if failed_since is None else 0.02)
+
+    def _cancel(self, grace: float) -> JobStatus:
+        if self._handle is None:
+            return JobStatus(workers=())  # the engine leaves nothing of a submit that failed
+        self._engine.cancel(self._handle, grace)
+        return self._engine.poll(self._handle)
+
+    def _pass_on(self) -> None:
+        for event in self._reader.read():
+            for observer in self._observers:
+                observer(event)
+
+    def _emit(self, event: AnyEvent) -> None:
+        self._log.append(event)
+        self._pass_on()
+
+    def _failures(self) -> list[Failure]:
+        found = []
+        for path in attempt_folder(self._folder, self._attempt).glob("failure-*.json"):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                found.append(Failure.from_json(path.read_bytes()))
+        return found
+
+    def _announce_restart(self, decision: Decision) -> None:
+        for worker in decision.lost:
+            self._emit(
+                WorkerLost(
+                    time=now(),
+                    attempt=self._attempt,
+                    rank=worker.rank,
+                    pid=worker.pid,
+                    reason=decision.reason,
+                )
+            )
+        step = _last_step(self._folder)
+        self._emit(Restarted(time=now(), attempt=self._attempt + 1, step=step))
+        self._run = replace(self._past(), step=step)
+        self._store.write(self._folder / RUN, self._run)
+
+    def _past(self) -> Run:
+        """The record, with what the event log knows of all attempts of all commands."""
+        events = read_events(self._folder / EVENTS)
+        workers = tuple(
+            WorkerRecord(
+                rank=event.rank,
+                pid=event.pid,
+                host=event.host,
+                device=event.device,
+                attempt=event.attempt,
+            )
+            for event in events
+            if isinstance(event, WorkerJoined)
+        )
+        return replace(
+            self._run,
+            workers=workers,
+            restarts=sum(isinstance(event, Restarted) for event in events),
+        )
+
+    def _end(self, decision: Decision) -> Run:
+        if decision.action == "interrupted":
+            self._raise_interrupted(None)
+        result = _result(self._folder) if decision.action == "done" else None
+        if result is None:
+            self._raise_failure(decision)
+        self._finished("complete", result.step, result.seconds, result.reason, result.metrics)
+        self._run = replace(
+            self._past(),
+            state="complete",
+            finished=timestamp(),
+            backend=result.backend,
+            step=result.step,
+            best=result.best,
+            metrics=result.metrics,
+            confusion=result.confusion,
+            seconds=result.seconds,
+            samples_per_second=result.samples_per_second,
+        )
+        self._store.write(self._folder / RUN, self._run)
+        return self._run
+
+    def _raise_failure(self, decision: Decision) -> NoReturn:
+        error = self._error(decision)
+        self._record_end("failed", error.what)
+        raise error
+
+    def _error(self, decision: Decision) -> YardError:
+        """A worker's own words where it left some, else what its log says last."""
+        if decision.failure is not None and decision.failure.known:
+            return raised_again(decision.failure)
+        if shutil.disk_usage(self._folder).free < _SCARCE_BYTES:
+            return StoreError(
+                f"the disk is full: {self._folder} could not be written",
+                "free some space and run the command again; it goes on from the last checkpoint",
+            )
+        rank = decision.lost[0].rank if decision.lost else 0
+        reason = decision.reason or "no worker left a result"
+        if decision.failure is not None:
+            rank, reason = decision.failure.rank, f"worker {decision.failure.rank} raised {reason}"
+        said = self._last_line(rank)
+        if said and said not in reason:
+            reason += f"; its log ends with: {said}"
+        log = self._folder / "workers" / "logs" / f"rank-{rank}.log"
+        return TrainingError(
+            f"training ended without a result: {reason}",
+            f"read {log if log.exists() else self._folder}; the same command goes on from step {_last_step(self._folder)}",
+        )
+
+    def _last_line(self, rank: int) -> str:
+        try:
+            text = self._engine.logs(self._handle or "", rank)
+        except (YardError, OSError):
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return "" if not lines or lines[-1].startswith("--- attempt") else lines[-1][:300]
+
+    def _raise_interrupted(self, cause: BaseException | None) -> NoReturn:
+        step = _last_step(self._folder)
+        self._record_end("interrupted", "")
+        raise TrainingInterrupted(
+            f"training of {self._run.id} was interrupted",
+            f"run the same command again: it goes on from step {step} of {self._order.steps}",
+        ) from cause
+
+    def _finished(
+        self, state: str, step: int, seconds: float, reason: str, metrics: dict[str, float]
+    ) -> None:
+        self._emit(
+            RunFinished(
+                time=now(),
+                attempt=self._attempt,
+                state=state,
+                step=step,
+                seconds=seconds,
+                metrics=metrics,
+                reason=reason,
+            )
+        )
+
+    def _record_end(self, state: str, error: str) -> None:
+        """Write down how it ended; a disk too full for that must not hide why."""
+        with contextlib.suppress(StoreError):
+            self._finished(state, _last_step(self._folder), 0.0, error or state, {})
+            run = replace(self._past(), step=_last_step(self._folder), finished=timestamp())
+            run = replace(run, state="failed" if state == "failed" else "interrupted", error=error)
+            self._store.write(self._folder / RUN, run)
+
+
+def _result(folder: Path) -> Result | None:
+    """What the workers published at their end, while the checkpoint it speaks of is there."""
+    try:
+        result = Result.from_json((folder / RESULT).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return result if Path(result.best.folder).is_dir() else None
+
+
+def _last_step(folder: Path) -> int:
+    newest, _ = checkpoints.latest(folder)
+    return newest.step if newest else 0
+
+
+def _next_attempt(folder: Path) -> int:
+    """A number that no attempt of any command on this run had; its folder is made."""
+    number = sum(1 for _ in (folder / "workers").glob("attempt-*"))
+    try:
+        attempt_folder(folder, number).mkdir(parents=True)
+    except OSError as error:
+        raise from_os_error(error) from error
+    return number

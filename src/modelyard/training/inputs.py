@@ -1,0 +1,63 @@
+"""What a run is made of: named, flat inputs whose digest is its id."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from modelyard import __version__
+from modelyard.backends import BUILT_IN_MODELS, OWNS
+from modelyard.spec.project import Project
+from modelyard.spec.records import Dataset
+
+_NO_INPUT = {"engine", "device", "keep", "checkpoint_seconds", "max_restarts"}
+"""Fields of ``[train]`` that change where and how safely it runs, not what comes out."""
+
+
+def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, str]:
+    """Everything that decides what a training gives; ``dataset`` is one or its id, ``code`` a digest."""
+    train = project.train.model_dump(mode="json", exclude=_NO_INPUT)
+    sections = {
+        "task": project.task.model_dump(mode="json"),
+        "model": project.model.model_dump(mode="json"),
+        "train": train,
+    }
+    return {
+        "project": project.name,
+        "data": dataset if isinstance(dataset, str) else dataset.id,
+        "code": code,
+        **dict(_flat("", sections)),
+        "version.modelyard": __version__,
+        "version.python": ".".join(platform.python_version_tuple()[:2]),
+        **_framework_versions(project.model.build),
+    }
+
+
+def run_id(inputs: dict[str, str]) -> str:
+    """The project's name and ten hex digits of the digest of all inputs."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False)
+    return f"{inputs['project']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flat(f"{name}.", value)
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _framework_versions(build: str) -> dict[str, str]:
+    """Of the framework that trains; of all that are installed where only the user's code knows which."""
+    backend = BUILT_IN_MODELS.get(build)
+    packages = sorted(name for name, owner in OWNS.items() if backend in (None, owner))
+    found = {}
+    for package in packages:
+        try:
+            found[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

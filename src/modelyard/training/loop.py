@@ -1,0 +1,256 @@
+"""The training loop: the one place that knows epochs, evaluation, saving and stopping.
+
+Where each thing happens::
+
+    while step < steps:
+        batch = my share of global batch `step`               data.Cursor, data.Split
+        state, result = backend.step(state, batch, …)         learning rate and seed by `step`
+        step += 1
+        if a meeting is due:                                  about 4 a second, and before all that follows
+            window = meetings.hold()                          one small reduce over all workers
+            -> StepDone                                       worker 0
+            loss not finite?                                  raise TrainingError
+            if an evaluation is due:                          every `evaluate_every` epochs, and at the end
+                metrics = evaluate(validation)                each worker its share, then one reduce
+                -> Evaluated
+                better than the best?  patience left?
+            if evaluated, or worker 0's clock says so, or someone is asked to stop:
+                checkpoint                                    worker 0
+                -> CheckpointSaved
+            stop, if asked to or out of patience
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from modelyard.backends.base import Backend, Batch, State, StepSettings
+from modelyard.data.cursor import Cursor
+from modelyard.data.dataset import Split
+from modelyard.spec.errors import TrainingError
+from modelyard.spec.project import TrainSection
+from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDone
+from modelyard.spec.work import World
+from modelyard.store.events import now
+from modelyard.tasks.base import Task
+from modelyard.training import checkpoints
+from modelyard.training.checkpoints import Progress
+from modelyard.training.evaluation import evaluate
+from modelyard.training.meeting import Meetings, Window
+from modelyard.training.schedules import is_multiple, learning_rate, next_multiple, step_seed
+
+
+@dataclass(frozen=True)
+class Course:
+    """What stays the same from the first step to the last."""
+
+    folder: Path
+    """The run's folder."""
+    section: TrainSection
+    steps: int
+    world: World
+    backend: Backend
+    task: Task
+    cursor: Cursor
+    train: Split
+    validation: Split
+    emit: Callable[[AnyEvent], None]
+    asked_to_stop: Callable[[], bool]
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.cursor.samples / self.cursor.batch_size
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the loop ended."""
+
+    state: State
+    progress: Progress
+    reason: str
+    """``all epochs``, ``early stopping`` or ``interrupted``."""
+
+
+def run_loop(course: Course, state: State, progress: Progress) -> Ending:
+    """Train from ``progress.step`` on; all workers end after the same step.
+
+    Raises TrainingError where the loss or a weight is no longer a finite number.
+    """
+    meetings = Meetings(course.backend, course.world.rank)
+    clock = _Clock(course, progress)
+    while progress.step < course.steps and not progress.stopped:
+        meeting = _next_meeting(course, progress.step, meetings.interval)
+        state = _run_steps(course, state, progress.step, meeting, meetings)
+        window = meetings.hold(stop=course.asked_to_stop(), checkpoint=clock.checkpoint_due())
+        progress = clock.after(window, progress, meeting)
+        _report(course, clock, window, progress)
+        evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
+        if evaluated and len(course.validation):
+            progress = _judge(course, state, progress)
+        if evaluated or window.checkpoint or window.stop:
+            _save(course, state, progress, clock)
+        if window.stop and progress.step < course.steps and not progress.stopped:
+            return Ending(state, progress, "interrupted")
+        meetings.begin_window()
+    return Ending(state, progress, "early stopping" if progress.stopped else "all epochs")
+
+
+def _run_steps(course: Course, state: State, start: int, end: int, meetings: Meetings) -> State:
+    """Steps ``start`` to ``end - 1`` and nothing else: this is where the time goes."""
+    world, section, cursor = course.world, course.section, course.cursor
+    step_on, batch_of = course.backend.step, course.train.batch
+    for step in range(start, end):
+        inputs, targets = batch_of(cursor.share(step, world.rank, world.size))
+        state, result = step_on(
+            state,
+            Batch(inputs=inputs, targets=targets, global_size=cursor.batch_size),
+            StepSettings(
+                learning_rate=learning_rate(section, step, course.steps),
+                seed=step_seed(section.seed, step, world.rank),
+                clip_norm=section.clip_norm,
+            ),
+        )
+        meetings.add(result)
+    return state
+
+
+def _evaluation_steps(course: Course) -> float:
+    return course.section.evaluate_every * course.steps_per_epoch
+
+
+def _next_meeting(course: Course, step: int, interval: int) -> int:
+    """At the latest at the next evaluation and at the end of the epoch."""
+    evaluation = next_multiple(step, _evaluation_steps(course), course.steps)
+    epoch = next_multiple(step, course.steps_per_epoch, course.steps)
+    return min(step + interval, evaluation, epoch)
+
+
+def _report(course: Course, clock: "_Clock", window: Window, progress: Progress) -> None:
+    if window.broken_after is not None:
+        raise _not_finite(course, progress.step - window.steps + window.broken_after)
+    if course.world.rank == 0:
+        course.emit(
+            StepDone(
+                time=now(),
+                attempt=course.world.attempt,
+                step=progress.step,
+                epoch=course.cursor.epoch(progress.step),
+                loss=window.loss,
+                learning_rate=learning_rate(course.section, progress.step - 1, course.steps),
+                samples_per_second=window.steps * course.cursor.batch_size / window.seconds,
+                eta_seconds=clock.eta(progress.step),
+                gradient_norm=window.gradient_norm,
+            )
+        )
+
+
+def _judge(course: Course, state: State, progress: Progress) -> Progress:
+    """Evaluate, and compare with the best so far. Every worker comes to the same judgement."""
+    statistics = evaluate(course.backend, state, course.task, course.validation, course.world)
+    metrics = course.task.metrics(statistics)
+    if not np.isfinite(statistics).all():
+        raise _not_finite(course, progress.step - 1)
+    if course.world.rank == 0:
+        course.emit(
+            Evaluated(
+                time=now(),
+                attempt=course.world.attempt,
+                step=progress.step,
+                epoch=course.cursor.epoch(progress.step),
+                split="validation",
+                metrics=metrics,
+            )
+        )
+    return judged(course.section, course.task, progress, metrics)
+
+
+def judged(
+    section: TrainSection, task: Task, progress: Progress, metrics: dict[str, float]
+) -> Progress:
+    """``progress`` after an evaluation: a new best one, or less patience left."""
+    value, old = metrics[section.metric], progress.best_value
+    gain = math.inf
+    if old is not None:
+        gain = value - old if task.higher_is_better(section.metric) else old - value
+    stopping = section.early_stopping
+    stale = 0 if gain > (stopping.min_delta if stopping else 0.0) else progress.stale + 1
+    if gain > 0:
+        progress = replace(progress, best_step=progress.step, best_value=value)
+    return replace(
+        progress,
+        metrics=metrics,
+        stale=stale,
+        stopped=stopping is not None and stale >= stopping.patience,
+    )
+
+
+def _save(course: Course, state: State, progress: Progress, clock: "_Clock") -> None:
+    """Weights are equal on all workers, so worker 0 alone writes; the others meet it at the next step."""
+    if course.world.rank != 0:
+        return
+    began = time.perf_counter()
+    checkpoints.save(
+        course.folder,
+        course.backend.snapshot(state),
+        progress,
+        epoch=course.cursor.epoch(progress.step),
+        keep=course.section.keep,
+    )
+    clock.saved()
+    course.emit(
+        CheckpointSaved(
+            time=now(),
+            attempt=course.world.attempt,
+            step=progress.step,
+            best=progress.best_step == progress.step,
+            seconds=time.perf_counter() - began,
+        )
+    )
+
+
+def _not_finite(course: Course, step: int) -> TrainingError:
+    rate = learning_rate(course.section, step, course.steps)
+    good, _ = checkpoints.latest(course.folder)
+    kept = f"the last good checkpoint is of step {good.step}" if good else "there is no checkpoint"
+    return TrainingError(
+        f"the loss was not a finite number at step {step + 1} "
+        f"(epoch {course.cursor.epoch(step):.2f}, learning rate {rate:.3g}); {kept}",
+        f"use a smaller train.optimizer.lr (now {course.section.optimizer.lr:g}), set train.clip_norm = 1.0, "
+        "or look for extreme values in the data",
+    )
+
+
+class _Clock:
+    """This worker's times: of checkpoints, of the whole, of stepping alone."""
+
+    def __init__(self, course: Course, progress: Progress) -> None:
+        self._course = course
+        self._began = self._saved = time.perf_counter()
+        self._first = progress.step
+        self._before = progress.seconds
+
+    def checkpoint_due(self) -> bool:
+        return time.perf_counter() - self._saved >= self._course.section.checkpoint_seconds
+
+    def saved(self) -> None:
+        self._saved = time.perf_counter()
+
+    def after(self, window: Window, progress: Progress, step: int) -> Progress:
+        return replace(
+            progress,
+            step=step,
+            seconds=self._before + time.perf_counter() - self._began,
+            step_seconds=progress.step_seconds + window.seconds,
+            samples=progress.samples + window.steps * self._course.cursor.batch_size,
+        )
+
+    def eta(self, step: int) -> float:
+        """Seconds left at the pace of this attempt so far, evaluations and checkpoints included."""
+        elapsed = time.perf_counter() - self._began
+        return elapsed / max(step - self._first, 1) * (self._course.steps - step)

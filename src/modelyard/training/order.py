@@ -1,0 +1,70 @@
+"""The work order: everything a worker needs to know, so that it reads no project file."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modelyard.spec.project import TrainSection
+from modelyard.spec.records import Checkpoint, Dataset, Record, TaskSpec
+from modelyard.spec.signature import Signature
+
+ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.json"
+
+
+class WorkOrder(Record, frozen=True, kw_only=True):
+    """``order.json`` in the run's folder."""
+
+    run: str
+    root: str
+    """Folder of the project, where the model's module lies."""
+    build: str
+    args: dict[str, Any] = {}
+    train: dict[str, Any]
+    """The ``[train]`` section with all its values."""
+    dataset: Dataset
+    signature: Signature
+    task: TaskSpec
+    backend: str = ""
+    """A name of the backends' table; empty: recognised from the model."""
+    steps: int
+    """Optimizer steps of the whole training."""
+    folder: str
+    """The run's folder."""
+    seed: int = 0
+    threads: int = 1
+    """Threads that each worker may use."""
+
+    @property
+    def section(self) -> TrainSection:
+        return TrainSection.model_validate(self.train)
+
+
+class Result(Record, frozen=True, kw_only=True):
+    """``result.json``: what a finished training gave; written last, by worker 0."""
+
+    best: Checkpoint
+    metrics: dict[str, float]
+    """``validation/loss``, ``test/accuracy``, … of the best checkpoint."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    backend: str
+    step: int
+    seconds: float
+    """Spent by workers, over all attempts, as far as checkpoints remember."""
+    samples_per_second: float
+    """While stepping: without evaluation, checkpoints and start-up."""
+    reason: str
+    """``all epochs`` or ``early stopping``."""
+
+
+def read_order(folder: Path) -> WorkOrder:
+    return WorkOrder.from_json((folder / ORDER).read_bytes())
+
+
+def attempt_folder(run_folder: Path, attempt: int) -> Path:
+    """Where the workers of one attempt leave word of their failures."""
+    return run_folder / "workers" / f"attempt-{attempt}"
+
+
+def timestamp() -> str:
+    """Now, as records carry it: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

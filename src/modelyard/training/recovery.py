@@ -1,0 +1,109 @@
+"""What to do when workers have ended: a policy that only decides. ``train.py`` acts on it."""
+
+import signal
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from modelyard.spec import errors
+from modelyard.spec.errors import MissingExtraError, ProjectError, UsageError, YardError
+from modelyard.spec.records import Record
+from modelyard.spec.work import JobStatus, WorkerStatus
+
+INTERRUPTED_EXIT = 75
+"""Exit code of a worker that was asked to stop and did so after a checkpoint (EX_TEMPFAIL)."""
+
+
+class Failure(Record, frozen=True, kw_only=True):
+    """``failure-<rank>.json``: why a worker ended by itself."""
+
+    rank: int
+    time: float
+    """Seconds since 1970: the first failure is the cause, later ones follow from it."""
+    type: str
+    """Name of the exception's class."""
+    what: str
+    mend: str = ""
+    extra: str = ""
+    """Of a MissingExtraError."""
+    known: bool
+    """True for a YardError: words for people; False for an exception that nobody expected."""
+
+    @property
+    def final(self) -> bool:
+        """True where trying again cannot help and another worker's loss cannot be the cause."""
+        return self.known and self.type != "TrainingError"
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows, and why in words."""
+
+    action: Literal["restart", "give-up", "done", "interrupted"]
+    reason: str = ""
+    failure: Failure | None = None
+    """To be raised on ``give-up``, where a worker said why it failed."""
+    lost: tuple[WorkerStatus, ...] = ()
+    """Workers that ended without a word of their own."""
+
+
+def decide(
+    status: JobStatus,
+    restarts: int,
+    max_restarts: int,
+    interrupted: bool,
+    failures: Sequence[Failure] = (),
+) -> Decision:
+    """Decide from a status that is no longer ``running``.
+
+    A worker that was killed, or asked to stop by someone else, is replaced (all start again from
+    the last checkpoint). A worker that raised is not: it would raise again.
+    """
+    if status.state == "succeeded":
+        return Decision(action="done")
+    if interrupted:
+        return Decision(action="interrupted", reason="interrupted")
+    first = min(failures, key=lambda failure: failure.time, default=None)
+    lost = tuple(worker for worker in status.workers if _was_lost(worker, failures))
+    if first is not None and (first.final or not lost):
+        return Decision(action="give-up", reason=first.what, failure=first)
+    reason = "; ".join(f"worker {worker.rank} {_ending(worker)}" for worker in lost)
+    if restarts < max_restarts and any(_may_return(worker) for worker in lost):
+        return Decision(action="restart", reason=reason, lost=lost)
+    if restarts:
+        reason += f" (after {restarts} restart{'s' if restarts != 1 else ''})"
+    return Decision(action="give-up", reason=reason, lost=lost)
+
+
+def raised_again(failure: Failure) -> YardError:
+    """The worker's error as the same class here; an unexpected one has no class that users know."""
+    if failure.type == "MissingExtraError":
+        return MissingExtraError(failure.what, failure.extra)
+    kind = getattr(errors, failure.type, YardError)
+    if kind is ProjectError:  # its mistakes stay in the worker; its words and exit code do not
+        kind = UsageError
+    error: YardError = kind(failure.what, failure.mend)
+    return error
+
+
+def _was_lost(worker: WorkerStatus, failures: Sequence[Failure]) -> bool:
+    return worker.state == "failed" and all(worker.rank != failure.rank for failure in failures)
+
+
+def _may_return(worker: WorkerStatus) -> bool:
+    """A signal, or a polite stop; Python's own exit codes 1 and 2 without a word would come again."""
+    return worker.exit_code is None or worker.exit_code not in (1, 2)
+
+
+def _ending(worker: WorkerStatus) -> str:
+    code = worker.exit_code
+    if code == INTERRUPTED_EXIT:
+        return "was asked to stop"
+    if code is None:
+        return "disappeared"
+    number = -code if code < 0 else code - 128
+    name = {item.value: item.name for item in signal.Signals}.get(number, "")
+    if name:
+        memory = ", by hand or because memory ran out" if name == "SIGKILL" else ""
+        return f"was killed by {name}{memory}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,206 @@
+"""Training as its caller sees it: from a project and a dataset to a complete run.
+
+::
+
+    the run of these inputs is complete? return it
+    claim the run; write run.json (running) and order.json
+    repeat:  submit the workers, pass their events on until they have ended
+             decide:  done        -> run.json (complete)
+                      restart     -> again, from the last checkpoint
+                      give up     -> run.json (failed), raise the worker's error
+                      interrupted -> run.json (interrupted), raise TrainingInterrupted
+
+The parent holds no state that matters: killed at any point, the same command goes on from the last
+checkpoint. It imports no framework.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from modelyard.backends import BUILT_IN_MODELS
+from modelyard.backends.source import code_digest
+from modelyard.spec.errors import (
+    DataError,
+    Mistake,
+    ProjectError,
+    StoreError,
+    UsageError,
+    from_os_error,
+)
+from modelyard.spec.project import Project
+from modelyard.spec.records import AnyEvent, Dataset, Run
+from modelyard.store import Store
+from modelyard.store.files import write_atomic
+from modelyard.tasks import open_task
+from modelyard.tasks.signature import signature_of
+from modelyard.training import checkpoints
+from modelyard.training.attempts import Attempts
+from modelyard.training.claim import claim_run, wait_for_old_workers
+from modelyard.training.inputs import inputs_of as inputs_of
+from modelyard.training.inputs import run_id as run_id
+from modelyard.training.order import ORDER, RUN, WorkOrder, timestamp
+from modelyard.training.schedules import total_steps
+
+Observer = Callable[[AnyEvent], None]
+
+
+def train(
+    project: Project,
+    dataset: Dataset,
+    store: Store,
+    *,
+    observers: Sequence[Observer] = (),
+    poll_seconds: float = 0.1,
+) -> Run:
+    """Train ``project`` on ``dataset``, or return the complete run of the same inputs.
+
+    ``observers`` are called in this thread with every event. Raises UsageError where another
+    command trains the same run, TrainingInterrupted after Ctrl-C or SIGTERM (the same call goes on
+    from the last checkpoint), and whatever YardError ended a worker.
+    """
+    _check(project, dataset)
+    inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
+    identifier = run_id(inputs)
+    folder = store.run_folder(identifier)
+    if (complete := complete_run(store, identifier)) is not None:
+        return complete
+    with claim_run(folder), _signals_as_interrupts():
+        # Another command may have finished it since.
+        if (complete := complete_run(store, identifier)) is not None:
+            return complete
+        wait_for_old_workers(folder)
+        order = _order(project, dataset, folder)
+        run = _begin(project, dataset, store, order, inputs)
+        try:
+            write_atomic(folder / ORDER, order.to_json())
+        except OSError as error:
+            raise from_os_error(error) from error
+        attempts = Attempts(order, run, store, engine=project.train.engine, observers=observers)
+        return attempts.run_to_end(poll_seconds)
+
+
+def complete_run(store: Store, identifier: str) -> Run | None:
+    """The run of that id if it is complete and its best checkpoint is still there."""
+    run = _record(store, identifier)
+    if run is None or run.state != "complete" or run.best is None:
+        return None
+    if str(store.run_folder(identifier)) != run.folder or not Path(run.best.folder).is_dir():
+        return None
+    return run
+
+
+def _record(store: Store, identifier: str) -> Run | None:
+    """A damaged record counts as none: the checkpoints beside it are what matters."""
+    with contextlib.suppress(StoreError):
+        return store.read_or_none(store.run_folder(identifier) / RUN, Run)
+    return None
+
+
+def _check(project: Project, dataset: Dataset) -> None:
+    """Refuse before any process is started what no worker could do."""
+    section, mistakes = project.train, []
+    if section.workers > section.batch_size:
+        mistakes.append(
+            Mistake(
+                where="train.workers",
+                problem=f"{section.workers} workers cannot share a batch of {section.batch_size}",
+                expected=f"at most {section.batch_size}, so that each has a sample",
+                source="yard.toml",
+            )
+        )
+    try:
+        open_task(dataset.task).higher_is_better(section.metric)
+    except UsageError as error:
+        mistakes.append(
+            Mistake(
+                where="train.metric", problem=error.what, expected=error.mend, source="yard.toml"
+            )
+        )
+    if mistakes:
+        raise ProjectError(mistakes, "change yard.toml, or override it on the command line")
+    if not dataset.splits.get("train"):
+        raise DataError(
+            "the training split is empty", "lower data.split.validation and data.split.test"
+        )
+
+
+def _order(project: Project, dataset: Dataset, folder: Path) -> WorkOrder:
+    section = project.train
+    return WorkOrder(
+        run=folder.name,
+        root=str(project.root.resolve()),
+        build=project.model.build,
+        args=project.model.args,
+        train=section.model_dump(mode="json"),
+        dataset=dataset,
+        signature=signature_of(dataset.input, dataset.task),
+        task=dataset.task,
+        backend=BUILT_IN_MODELS.get(project.model.build, ""),
+        steps=total_steps(section.epochs, dataset.splits["train"], section.batch_size),
+        folder=str(folder),
+        seed=section.seed,
+        threads=max(1, available_cores() // section.workers),
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use; fewer than the machine has, in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _begin(
+    project: Project, dataset: Dataset, store: Store, order: WorkOrder, inputs: dict[str, str]
+) -> Run:
+    """The run's record in state ``running``; one that was begun before keeps its past."""
+    folder = Path(order.folder)
+    before = _record(store, folder.name)
+    run = before or Run(
+        id=folder.name,
+        project=project.name,
+        state="running",
+        created=timestamp(),
+        folder=order.folder,
+        dataset=dataset.id,
+        inputs=inputs,
+        backend=order.backend,
+        engine=project.train.engine,
+    )
+    newest, _ = checkpoints.latest(folder)
+    run = replace(
+        run,
+        state="running",
+        finished=None,
+        error="",
+        folder=order.folder,
+        engine=project.train.engine,
+        world_size=project.train.workers,
+        step=newest.step if newest else 0,
+        steps=order.steps,
+    )
+    store.write(folder / RUN, run)
+    return run
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM counts as Ctrl-C, so that `kill` and a container's stop take a checkpoint as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

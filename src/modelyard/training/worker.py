@@ -1,0 +1,268 @@
+"""One training worker: ``python -m modelyard.training.worker RUN_FOLDER``, started by an engine.
+
+It reads ``order.json`` and the environment (RANK, WORLD_SIZE, MODELYARD_RENDEZVOUS,
+MODELYARD_ATTEMPT), joins the others, goes on from the newest whole checkpoint, runs the loop, and at
+the end evaluates the best checkpoint; worker 0 writes ``result.json``. Exit codes: 0 done, 75 asked
+to stop and stopped, 1 failed with the reason in ``failure-<rank>.json``.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from modelyard.backends import open_backend, recognise
+from modelyard.backends.base import Backend, OptimizerSettings, State
+from modelyard.backends.source import build_model
+from modelyard.data.cursor import Cursor
+from modelyard.data.dataset import open_split
+from modelyard.spec.errors import StoreError, YardError, from_os_error
+from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
+from modelyard.spec.work import World
+from modelyard.store.events import EventLog, now
+from modelyard.store.files import write_atomic
+from modelyard.tasks import open_task
+from modelyard.training import checkpoints
+from modelyard.training.checkpoints import Progress
+from modelyard.training.claim import hold_as_worker
+from modelyard.training.evaluation import evaluate
+from modelyard.training.loop import Course, Ending, run_loop
+from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
+from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
+
+_PARENT_POLL_SECONDS = 1.0
+
+
+def main(run_folder: str) -> int:
+    """Run one worker to its end and return its exit code."""
+    folder, world = Path(run_folder), world_from_environment()
+    asked_to_stop = _listen_for_signals()
+    _end_with_parent()
+    try:
+        hold_as_worker(folder)
+        return _work(read_order(folder), world, asked_to_stop)
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent must be told
+        traceback.print_exc()
+        _tell(folder, world, from_os_error(error) if isinstance(error, OSError) else error)
+        return 1
+
+
+def world_from_environment() -> World:
+    """This worker's place, as the engine wrote it into the environment."""
+    return World(
+        rank=int(os.environ["RANK"]),
+        size=int(os.environ["WORLD_SIZE"]),
+        rendezvous=os.environ.get("MODELYARD_RENDEZVOUS", ""),
+        attempt=int(os.environ.get("MODELYARD_ATTEMPT", "0")),
+    )
+
+
+def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool]) -> int:
+    def build() -> object:
+        return build_model(Path(order.root), order.build, order.args, order.signature, order.task)
+
+    # Where no backend is named, the model itself tells which one it is for.
+    backend = open_backend(order.backend or recognise(build()))
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(
+            backend.join(world, device=order.section.device, threads=order.threads)
+        )
+        log = EventLog(Path(order.folder) / EVENTS)
+        stack.callback(log.close)
+        log.append(
+            WorkerJoined(
+                time=now(),
+                attempt=world.attempt,
+                rank=world.rank,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                device=device,
+            )
+        )
+        backend.seed(order.seed)
+        state = backend.begin(build(), order.task, _optimizer(order), order.signature)
+        course = _course(order, world, backend, log.append, asked_to_stop)
+        state, progress = _restored(course, state)
+        ending = run_loop(course, state, progress)
+        if ending.reason == "interrupted":
+            return INTERRUPTED_EXIT
+        _finish(order, course, ending)
+    return 0
+
+
+def _optimizer(order: WorkOrder) -> OptimizerSettings:
+    chosen = order.section.optimizer
+    return OptimizerSettings(
+        name=chosen.name, weight_decay=chosen.weight_decay, momentum=chosen.momentum
+    )
+
+
+def _course(
+    order: WorkOrder,
+    world: World,
+    backend: Backend,
+    emit: Callable[[AnyEvent], None],
+    asked_to_stop: Callable[[], bool],
+) -> Course:
+    train = open_split(order.dataset, "train")
+    return Course(
+        folder=Path(order.folder),
+        section=order.section,
+        steps=order.steps,
+        world=world,
+        backend=backend,
+        task=open_task(order.task),
+        cursor=Cursor(len(train), order.section.batch_size, order.seed),
+        train=train,
+        validation=open_split(order.dataset, "validation"),
+        emit=emit,
+        asked_to_stop=asked_to_stop,
+    )
+
+
+def _restored(course: Course, state: State) -> tuple[State, Progress]:
+    """The state of the newest whole checkpoint, the same one on every worker: worker 0 chooses."""
+    chosen = -1
+    if course.world.rank == 0:
+        checkpoints.sweep(course.folder)
+        newest, skipped = checkpoints.latest(course.folder)
+        for message in skipped:
+            course.emit(Noticed(time=now(), attempt=course.world.attempt, message=message))
+        chosen = -1 if newest is None else newest.step
+    chosen = _from_first(course, chosen)
+    progress = Progress()
+    if chosen >= 0:
+        snapshot, progress = checkpoints.load(
+            checkpoints.verified(checkpoints.folder_of(course.folder, chosen))
+        )
+        state = course.backend.restore(state, snapshot)
+        progress = _with_whole_best(course, progress)
+    if course.world.rank == 0:
+        course.emit(
+            RunStarted(
+                time=now(),
+                attempt=course.world.attempt,
+                steps=course.steps,
+                steps_per_epoch=course.steps_per_epoch,
+                world_size=course.world.size,
+                step=progress.step,
+            )
+        )
+    return state, progress
+
+
+def _with_whole_best(course: Course, progress: Progress) -> Progress:
+    """Forget a best checkpoint that was lost: the one at hand takes its place until a better comes."""
+    whole = 1
+    if course.world.rank == 0:
+        whole = int(_is_whole(course.folder, progress.best_step))
+    if not _from_first(course, whole):
+        value = progress.metrics.get(course.section.metric)
+        progress = replace(progress, best_step=progress.step, best_value=value)
+    if course.world.rank == 0:
+        checkpoints.name_best(course.folder, progress)
+    return progress
+
+
+def _is_whole(folder: Path, step: int | None) -> bool:
+    try:
+        return step is None or bool(checkpoints.verified(checkpoints.folder_of(folder, step)))
+    except StoreError:
+        return False
+
+
+def _from_first(course: Course, number: int) -> int:
+    """Worker 0's number, on every worker; it is also a place where all wait for all."""
+    mine = number if course.world.rank == 0 else 0
+    return round(float(course.backend.reduce(np.array([mine], np.float64))[0]))
+
+
+def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
+    """Evaluate the best checkpoint on validation and test, and publish the result."""
+    _from_first(course, 0)  # worker 0 may still be writing the last checkpoint
+    best = _best(course.folder)
+    snapshot, _ = checkpoints.load(best)
+    state = course.backend.restore(ending.state, snapshot)
+    metrics: dict[str, float] = {}
+    confusion: tuple[tuple[int, ...], ...] = ()
+    for name in ("validation", "test"):
+        split = open_split(order.dataset, name)
+        if len(split):
+            statistics = evaluate(course.backend, state, course.task, split, course.world)
+            measured = course.task.metrics(statistics)
+            metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
+            confusion = course.task.confusion(statistics) if name == "test" else confusion
+    if course.world.rank == 0:
+        progress = ending.progress
+        result = Result(
+            best=best,
+            metrics=metrics,
+            confusion=confusion,
+            backend=course.backend.name,
+            step=progress.step,
+            seconds=progress.seconds,
+            samples_per_second=progress.samples / max(progress.step_seconds, 1e-9),
+            reason=ending.reason,
+        )
+        write_atomic(course.folder / RESULT, result.to_json())
+
+
+def _best(folder: Path) -> Checkpoint:
+    found = checkpoints.best(folder) or checkpoints.latest(folder)[0]
+    if found is None:
+        raise StoreError(
+            f"no whole checkpoint is left in {folder}", "run the command again; it trains anew"
+        )
+    return found
+
+
+def _listen_for_signals() -> Callable[[], bool]:
+    """SIGTERM and SIGINT only raise a flag; the loop stops at the next meeting, after a checkpoint."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    return asked.is_set
+
+
+def _end_with_parent() -> None:
+    """End when whoever started this worker is gone: the portable twin of Linux's PDEATHSIG."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def _tell(folder: Path, world: World, error: BaseException) -> None:
+    """Leave word for the parent. A disk so full that even this fails leaves the log and exit code 1."""
+    known = isinstance(error, YardError)
+    failure = Failure(
+        rank=world.rank,
+        time=now(),
+        type=type(error).__name__,
+        what=error.what if isinstance(error, YardError) else f"{type(error).__name__}: {error}",
+        mend=error.mend if isinstance(error, YardError) else "",
+        extra=getattr(error, "extra", "") if known else "",
+        known=known,
+    )
+    place = attempt_folder(folder, world.attempt) / f"failure-{world.rank}.json"
+    try:
+        write_atomic(place, failure.to_json())
+    except OSError as reason:
+        sys.stderr.write(f"{place} could not be written: {reason}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,144 @@
+"""Small real projects: scikit-learn's digits as arrays, an MLP of the user's own, real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.data.dataset import prepare
+from modelyard.spec.project import Project
+from modelyard.spec.read import read_project
+from modelyard.spec.records import Dataset
+from modelyard.store import Store, open_store
+
+MODEL = """
+from torch import nn
+
+def build(input_shape, outputs, width=32, dropout=0.1):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs)
+    )
+"""
+SLOW_MODEL = """
+import time
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, outputs))
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.01)
+        return self.layers(x)
+
+def build(outputs):
+    return Slow(outputs)
+"""
+LOADER = """
+from sklearn.datasets import load_digits
+
+def load():
+    digits = load_digits()
+    return (digits.images[:, None] / 16).astype("float32"), [str(t) for t in digits.target]
+"""
+FILE = """
+[project]
+name = "digits"
+[data]
+source = "loader:load"
+[model]
+build = "model:build"
+[train]
+epochs = 6
+batch_size = 64
+optimizer = { name = "adamw", lr = 5e-3 }
+metric = "accuracy"
+device = "cpu"
+"""
+COMMAND = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from modelyard.data.dataset import prepare
+from modelyard.spec.errors import YardError
+from modelyard.spec.read import read_project
+from modelyard.store import open_store
+from modelyard.training.train import train
+project = read_project(Path(sys.argv[1]) / "yard.toml", json.loads(sys.argv[2]))
+store = open_store(project.store_folder)
+try:
+    run = train(project, prepare(project, store), store, observers=[lambda e: print(e, flush=True)])
+except YardError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+print("COMPLETE", run.id)
+"""
+
+
+class Place:
+    """A project folder with its store, and commands run on it as a user's shell would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store: Store = open_store(root / ".yard")
+
+    def project(self, **train: Any) -> Project:
+        return read_project(self.root / "yard.toml", {f"train.{k}": v for k, v in train.items()})
+
+    def dataset(self, project: Project) -> Dataset:
+        return prepare(project, self.store)
+
+    def command(self, **train: Any) -> subprocess.Popen[str]:
+        """``train`` in a process of its own."""
+        import json
+
+        overrides = json.dumps({f"train.{key}": value for key, value in train.items()})
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(COMMAND), str(self.root), overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, content in (("yard.toml", FILE), ("model.py", MODEL), ("loader.py", LOADER)):
+        (tmp_path / name).write_text(content)
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def slow_place(place: Place) -> Place:
+    """The same, but every step takes at least 10 ms, so that there is a middle to interrupt."""
+    (place.root / "model.py").write_text(SLOW_MODEL)
+    return place
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

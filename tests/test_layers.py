@@ -17,11 +17,12 @@ import modelyard
 SRC = Path(modelyard.__file__).parent
 ROOT = SRC.parent.parent
 FLOORS = {
-    "cli": 8,
-    "console": 8,
-    "preflight": 7,
-    "inquiry": 7,
-    "flow": 6,
+    "cli": 9,
+    "console": 9,
+    "preflight": 8,
+    "inquiry": 8,
+    "flow": 7,
+    "way": 6,
     "training": 5,
     "serving": 5,
     "deployment": 5,

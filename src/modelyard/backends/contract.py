@@ -75,8 +75,7 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     out: str
     seed: int = 0
     steps: int = 0
-    batch_size: int = 8
-    clip_norm: float | None = None
+    uneven: bool = False
     vanish_at: int | None = None
     """The step before which the process ends without a word."""
 
@@ -89,24 +88,22 @@ class BackendContract:
     def test_steps_lower_the_loss(self) -> None:
         for name in ("sgd", "adam", "adamw"):
             backend, state = _begin(self.case, OptimizerSettings(name=name))
-            state, losses = _train(backend, state, self.case, range(30), 16)
+            state, losses = _train(backend, state, self.case, range(30))
             assert losses[-1] < 0.8 * losses[0], f"{name}: {losses[0]} -> {losses[-1]}"
 
     def test_two_workers_do_what_one_does(self, tmp_path: Path) -> None:
-        """Also where the batch cannot be divided evenly (5 over 2), and with clipping."""
+        """Also where a batch cannot be divided evenly, with and without clipping."""
         optimizer = OptimizerSettings(name="sgd", weight_decay=0.01)
-        for size, clip in ((8, None), (5, 0.1)):
-            folder = tmp_path / str(size)
-            _run_workers(
-                folder, self.case, optimizer, steps=8, batch_size=size, clip_norm=clip, seeds=(0, 0)
-            )
-            backend, state = _begin(self.case, optimizer)
-            state, losses = _train(backend, state, self.case, range(8), size, clip_norm=clip)
-            one = backend.snapshot(state)
-            for rank in (0, 1):
-                _assert_close(_read(folder, rank, "end"), one, 1e-5)
-            shares = [_read(folder, rank, "end").numbers["losses"] for rank in (0, 1)]
-            np.testing.assert_allclose(np.sum(shares, axis=0), losses, atol=1e-5)
+        _run_workers(tmp_path, self.case, optimizer, steps=8, uneven=True, seeds=(0, 0))
+        backend, state = _begin(self.case, optimizer)
+        state, losses = _train(backend, state, self.case, range(8), uneven=True)
+        one = backend.snapshot(state)
+        ends = [_read(tmp_path, rank, "end") for rank in (0, 1)]
+        _assert_equal(*ends)
+        _assert_close(ends[0], one, 1e-5)
+        np.testing.assert_allclose(
+            sum(np.array(e.numbers["losses"]) for e in ends), losses, atol=1e-5
+        )
 
     def test_workers_begin_equal_and_reduce_adds_up(self, tmp_path: Path) -> None:
         """Even where each built a model of its own."""
@@ -126,16 +123,16 @@ class BackendContract:
         for name in ("sgd", "adamw"):
             optimizer = OptimizerSettings(name=name, weight_decay=0.01)
             backend, state = _begin(self.case, optimizer)
-            state, _ = _train(backend, state, self.case, range(4), 8)
+            state, _ = _train(backend, state, self.case, range(4))
             snapshot = backend.snapshot(state)
             (tmp_path / name).mkdir()
             files = write_snapshot(tmp_path / name, snapshot)
-            state, _ = _train(backend, state, self.case, range(4, 8), 8)
+            state, _ = _train(backend, state, self.case, range(4, 8))
 
             other, fresh = _begin(self.case, optimizer, seed=99)
             fresh = other.restore(fresh, read_snapshot(tmp_path / name, files))
             _assert_equal(other.snapshot(fresh), snapshot)  # later steps left the copy alone
-            fresh, _ = _train(other, fresh, self.case, range(4, 8), 8)
+            fresh, _ = _train(other, fresh, self.case, range(4, 8))
             _assert_equal(other.snapshot(fresh), backend.snapshot(state))
 
     def test_a_snapshot_of_another_model_is_refused(self) -> None:
@@ -172,7 +169,7 @@ class BackendContract:
         import onnxruntime
 
         backend, state = _begin(self.case, OptimizerSettings(name="adamw"))
-        state, _ = _train(backend, state, self.case, range(3), 8)
+        state, _ = _train(backend, state, self.case, range(3))
         path = tmp_path / "model.onnx"
         backend.export(state, path, self.case.signature)
         assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
@@ -181,7 +178,7 @@ class BackendContract:
             inputs, _ = _samples(self.case, count, count)
             (answer,) = session.run(["scores"], {"input": inputs})
             np.testing.assert_allclose(answer, backend.evaluate(state, inputs), atol=1e-4)
-        state, _ = _train(backend, state, self.case, range(3, 5), 8)  # still trains afterwards
+        state, _ = _train(backend, state, self.case, range(3, 5))  # still trains afterwards
 
     def test_a_model_that_does_not_fit_the_task_is_refused(self) -> None:
         wrong = msgspec.structs.replace(self.case, args=self.case.wrong_args)
@@ -215,15 +212,19 @@ def _train(
     state: State,
     case: Case,
     steps: range,
-    batch_size: int,
     *,
     world: World | None = None,
-    clip_norm: float | None = None,
+    uneven: bool = False,
 ) -> tuple[State, list[float]]:
-    """Steps on the worker's share of batches that depend on the step's number alone."""
+    """Steps on the worker's share of batches that depend on the step's number alone.
+
+    They are of 8 samples; with ``uneven`` each second one is of 5, and its gradients are clipped.
+    """
     place = world or World(rank=0, size=1, rendezvous="")
     losses = []
     for step in steps:
+        odd = uneven and step % 2 == 1
+        batch_size, clip_norm = (5, 0.1) if odd else (8, None)
         inputs, targets = _samples(case, step, batch_size)
         share = np.array_split(np.arange(batch_size), place.size)[place.rank]
         batch = Batch(inputs=inputs[share], targets=targets[share], global_size=batch_size)
@@ -327,13 +328,7 @@ def _work(plan: _Work) -> None:
             if step == plan.vanish_at:
                 os._exit(9)
             state, more = _train(
-                backend,
-                state,
-                plan.case,
-                range(step, step + 1),
-                plan.batch_size,
-                world=world,
-                clip_norm=plan.clip_norm,
+                backend, state, plan.case, range(step, step + 1), world=world, uneven=plan.uneven
             )
             losses += more
         _write(out, world.rank, "end", backend.snapshot(state), losses=losses)

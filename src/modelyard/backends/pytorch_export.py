@@ -22,6 +22,8 @@ OPSET = 18
 _ONE_FILE = 1_500_000_000
 """Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB."""
 
+_ANY_BATCH = 2**31
+
 
 def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
     """Write ``model`` in evaluation mode to ``path`` with the names of ``signature``; axis 0 is ``batch``.
@@ -50,7 +52,24 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
         ) from error
     if program is None:
         raise ExportError("the exporter of PyTorch gave no program", "upgrade torch")
+    _refuse_fixed_batch(program)
     _write(program.model_proto, path, still)
+
+
+def _refuse_fixed_batch(program: torch.onnx.ONNXProgram) -> None:
+    """The exporter says nothing where forward works only for some numbers of samples: it fixes them."""
+    graph = program.model_proto.graph
+    axes = [tensor.type.tensor_type.shape.dim[0] for tensor in (*graph.input, *graph.output)]
+    exported = program.exported_program
+    ranges = exported.range_constraints.values() if exported else ()
+    if all(axis.dim_param for axis in axes) and all(
+        found.lower <= 1 and found.upper >= _ANY_BATCH for found in ranges
+    ):
+        return
+    raise ExportError(
+        "the model cannot be exported for any batch size: forward does different things for different numbers of samples",
+        "let forward treat each sample by itself: no branch on x.shape[0], no reshape that mixes samples",
+    )
 
 
 def _write(proto: onnx.ModelProto, path: Path, model: nn.Module) -> None:
@@ -112,5 +131,7 @@ def _reason(error: BaseException) -> str:
         cause = cause.__cause__
     if operator := re.search(r"OpOverload\(op='([^']+)'", text):
         return f"the operator {operator[1]} has no ONNX form"
+    if type(cause).__name__ == "GuardOnDataDependentSymNode":
+        return "forward takes a branch that depends on the values of its input"
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -1,0 +1,200 @@
+"""Showing a training while it runs: one live line on a terminal, plain lines elsewhere, or JSON lines.
+
+Each is an observer: called with every event, closed at the end.
+"""
+
+import time
+from typing import Any, Protocol, TextIO, assert_never
+
+import msgspec
+
+from modelyard.spec.records import (
+    AnyEvent,
+    CheckpointSaved,
+    Evaluated,
+    Noticed,
+    Restarted,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    WorkerJoined,
+    WorkerLost,
+)
+
+_SHOWN_METRICS = 2
+
+
+class Progress(Protocol):
+    """An observer that shows something, until it is closed."""
+
+    def __call__(self, event: AnyEvent) -> None: ...
+    def close(self) -> None: ...
+
+
+def progress_for(stream: TextIO, *, json_lines: bool = False) -> Progress:
+    """The fitting one for ``stream``: live on a terminal, else one plain line every ten seconds."""
+    if json_lines:
+        return JsonProgress(stream)
+    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+
+
+class JsonProgress:
+    """Every event as one line of JSON, for programs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: AnyEvent) -> None:
+        self._stream.write(msgspec.json.encode(event).decode() + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PlainProgress:
+    """One plain line per ``interval`` seconds, and one for everything that is not a step."""
+
+    def __init__(self, stream: TextIO, interval: float = 10.0) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._steps = 0
+        self._told = time.monotonic()
+
+    def __call__(self, event: AnyEvent) -> None:
+        if isinstance(event, RunStarted):
+            self._steps = event.steps
+        if isinstance(event, StepDone):
+            if time.monotonic() - self._told < self._interval:
+                return
+            self._told = time.monotonic()
+            self._write(_step_line(event, self._steps))
+        elif line := describe(event):
+            self._write(line)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+class TerminalProgress:
+    """One live line with a bar; everything rare is printed above it and stays."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(file=stream, highlight=False)
+        self._bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+            transient=True,
+            refresh_per_second=5,
+        )
+        self._row: Any = None
+        self._validation = ""
+        self._workers = 0
+
+    def __call__(self, event: AnyEvent) -> None:
+        match event:
+            case RunStarted():
+                self._start(event)
+            case StepDone():
+                if self._row is not None:
+                    self._bar.update(self._row, completed=event.step, text=self._text(event))
+            case Evaluated(split="validation"):
+                self._validation = _metrics(event.metrics)
+            case WorkerJoined() | CheckpointSaved():
+                pass
+            case _:
+                if isinstance(event, RunFinished):
+                    self.close()
+                if line := describe(event):
+                    self._console.print(f"  {line}", markup=False)
+
+    def close(self) -> None:
+        """Take the live line away and give the terminal back as it was."""
+        if self._row is not None:
+            self._bar.stop()
+            self._row = None
+
+    def _start(self, event: RunStarted) -> None:
+        self._workers = event.world_size
+        if event.step:
+            self._console.print(f"  {describe(event)}", markup=False)
+        if self._row is None:
+            self._row = self._bar.add_task("training", total=event.steps, text="")
+            self._bar.start()
+        self._bar.update(self._row, completed=event.step)
+
+    def _text(self, event: StepDone) -> str:
+        workers = f"{self._workers} workers · " if self._workers > 1 else ""
+        validation = f" · validation {self._validation}" if self._validation else ""
+        return (
+            f"{workers}epoch {event.epoch:.1f} · loss {event.loss:.4f} · lr {event.learning_rate:.1e} · "
+            f"{event.samples_per_second:,.0f} samples/s · {duration(event.eta_seconds)} left{validation}"
+        )
+
+
+def describe(event: AnyEvent) -> str:
+    """One line for people; empty for what is only worth counting."""
+    match event:
+        case RunStarted():
+            begun = f"going on from step {event.step}" if event.step else "training"
+            return f"{begun}: {event.steps} steps, {_count(event.world_size, 'worker')}"
+        case WorkerJoined():
+            return f"worker {event.rank}: process {event.pid} on {event.host}, {event.device}"
+        case StepDone():
+            return _step_line(event, 0)
+        case Evaluated():
+            return (
+                f"epoch {event.epoch:.1f}: {event.split} {_metrics(event.metrics, everything=True)}"
+            )
+        case CheckpointSaved():
+            return ""
+        case WorkerLost():
+            return f"lost: {event.reason}"
+        case Restarted():
+            return f"all workers start again from step {event.step}"
+        case Noticed():
+            return f"note: {event.message}"
+        case RunFinished():
+            return f"training {event.state} at step {event.step}: {event.reason}"
+        case _:
+            assert_never(event)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _step_line(event: StepDone, steps: int) -> str:
+    total = f"/{steps}" if steps else ""
+    return (
+        f"step {event.step}{total}, epoch {event.epoch:.2f}: loss {event.loss:.4f}, "
+        f"learning rate {event.learning_rate:.2e}, {event.samples_per_second:,.0f} samples/s, "
+        f"{duration(event.eta_seconds)} left"
+    )
+
+
+def _metrics(metrics: dict[str, float], *, everything: bool = False) -> str:
+    """The loss and the first of the task's own; or all of them."""
+    shown = list(metrics.items())[: None if everything else _SHOWN_METRICS]
+    return ", ".join(f"{name} {value:.4f}" for name, value in shown)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"

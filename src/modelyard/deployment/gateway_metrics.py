@@ -11,6 +11,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,6 +57,8 @@ class GatewayMetrics:
         self._requests = Counter(
             "modelyard_gateway_requests", "Requests answered, by code.", ["code"], registry=registry
         )
+        self._requests.labels(code="200")  # there from the beginning, so that a rate has a start
+        ProcessCollector(namespace="modelyard_gateway", registry=registry)
         self._seconds = Histogram(
             "modelyard_gateway_request_duration_seconds",
             "From a request's arrival at the gateway to its answer.",

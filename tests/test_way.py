@@ -94,7 +94,7 @@ def test_the_service_gives_the_framework_models_answer(digits: Path, way: Any) -
     namespace: dict[str, Any] = {}
     exec((digits / "model.py").read_text(), namespace)
     model = namespace["build"](input_shape=dataset.input.shape, outputs=10)
-    weights = read_weights(Path(way["run"]["best"]["folder"]))
+    weights = read_weights(Path(way["run"]["best"]["folder"])).tensors
     model.load_state_dict(
         {
             name.removeprefix("model."): torch.from_numpy(np.array(value))

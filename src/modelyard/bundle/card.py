@@ -7,6 +7,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from modelyard.bundle.format import GOLDEN, MODEL, BundleManifest
 from modelyard.spec.records import Dataset, Run
@@ -18,11 +19,11 @@ The numbers above were measured on samples from the same source as the training 
 nothing about data that differs from it: other cameras, other places, other times, other people.
 Whoever uses the model should measure it on their own data first, and keep watching it afterwards.
 
-{meaning} The model was not examined for fairness between groups of people, nor for
-resistance to input made to deceive it. Decisions that matter to someone's health, rights or safety
-need a person who can overrule the model."""
+The model was not examined for fairness between groups of people, nor for resistance to input made
+to deceive it. Decisions that matter to someone's health, rights or safety need a person who can
+overrule the model."""
 _MEANING = {
-    "classification": "Probabilities are the model's own and were not calibrated: 0.9 need not mean right "
+    "classification": "Probabilities are the model's own and were not calibrated: 0.9 need not mean right\n"
     "nine times in ten. Input of none of the classes still gets one of them.",
     "regression": "The answer is a single number without an interval: it does not tell how sure the model is.",
 }
@@ -67,11 +68,20 @@ def _front_matter(manifest: BundleManifest, dataset: Dataset) -> str:
             f"      - task: {{type: {task}}}",
             f"        dataset: {json.dumps(place)}",
             "        metrics:",
-            *(f"          - {{type: {metric}, value: {value!r}}}" for metric, value in metrics),
+            *(
+                f"          - {{type: {metric}, value: {_number(value)}}}"
+                for metric, value in metrics
+            ),
         ]
     if not by_split:
         lines[-1] = "    results: []"
     return "\n".join([*lines, "---"])
+
+
+def _number(value: float) -> str:
+    """As YAML 1.1 reads a float: ``1e-07`` without a dot would be a word."""
+    text = repr(value)
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text
 
 
 def _task_name(manifest: BundleManifest) -> str:
@@ -125,7 +135,8 @@ def _shape(shape: tuple[int | None, ...]) -> str:
 def _data(dataset: Dataset) -> str:
     splits = ", ".join(f"{name} {count}" for name, count in dataset.splits.items())
     lines = [
-        f"{dataset.samples} samples from `{_text(dataset.path)}` (source `{dataset.source}`); splits: {splits}.",
+        # The last name only: a card is published, the rest of the path is about this machine.
+        f"{dataset.samples} samples from `{_text(Path(dataset.path).name)}` (source `{dataset.source}`); splits: {splits}.",
     ]
     if dataset.task.classes:
         names = ", ".join(_text(name) for name in dataset.task.classes)
@@ -230,7 +241,7 @@ inputs = np.zeros(({shape}), dtype=np.{tensor.dtype})
 
 
 def _limits(manifest: BundleManifest) -> str:
-    return _LIMITS.format(meaning=_MEANING.get(manifest.task.type, ""))
+    return "\n\n".join(filter(None, [_MEANING.get(manifest.task.type), _LIMITS]))
 
 
 def _lineage(manifest: BundleManifest) -> str:

@@ -23,21 +23,35 @@ class EventLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             # A writer that was killed may have left half a line; the next event must not join it.
-            if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-                os.write(self._handle, b"\n")
+            self._torn = not _ends_a_line(path)
         except OSError as error:
             raise from_os_error(error) from error
 
     def append(self, event: AnyEvent) -> None:
-        """Write one event in one system call, so that lines of several writers never mix."""
+        """Write one event in one system call, so that lines of several writers never mix.
+
+        Raises StoreError for a full disk; what was written of the event then counts for nothing.
+        """
+        line = (b"\n" if self._torn else b"") + _encoder.encode(event) + b"\n"
         try:
-            os.write(self._handle, _encoder.encode(event) + b"\n")
+            self._torn = True
+            # A nearly full disk takes part of the line; writing the rest then says so.
+            while line := line[os.write(self._handle, line) :]:
+                pass
+            self._torn = False
         except OSError as error:
             error.filename = str(self._path)
             raise from_os_error(error) from error
 
     def close(self) -> None:
         os.close(self._handle)
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read(1) in (b"", b"\n")
 
 
 class EventReader:

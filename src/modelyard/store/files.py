@@ -1,6 +1,7 @@
 """Files that are whole or absent: temporary name, flush to disk, rename."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,29 +32,47 @@ def write_atomic(path: Path, content: bytes) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that becomes ``path`` when the block ends well.
 
-    Files in it are flushed to disk before the rename. An older ``path`` is replaced.
+    Files in it are flushed to disk before the rename. An older ``path`` is replaced in one step
+    where the system can swap two names (Linux); elsewhere it is missing for a moment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        for entry in temporary.rglob("*"):
+            if entry.is_file() or entry.is_dir():
+                sync_folder(entry)  # of a file it flushes the content
         sync_folder(temporary)
-        if path.exists():
+        if not path.exists():
+            temporary.rename(path)
+        elif _swap(temporary, path):
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             path.rename(old / path.name)
             temporary.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; False where the system or its file system cannot."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def sync_folder(path: Path) -> None:

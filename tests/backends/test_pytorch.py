@@ -1,5 +1,6 @@
 """The PyTorch backend keeps the contract, and what is special about PyTorch."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from modelyard.backends import pytorch_workers
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
-from modelyard.backends.contract import BackendContract, Case
+from modelyard.backends.contract import BackendContract, Case, read_result, run_workers
 from modelyard.backends.pytorch import PyTorch
 from modelyard.spec.errors import ExportError, ModelError, TrainingError
 from modelyard.spec.records import TaskSpec
@@ -167,6 +169,47 @@ def test_a_lazy_layer_is_given_its_shape_before_the_optimizer_sees_it() -> None:
     backend, state = begin(model)
     backend.step(state, batch(), StepSettings(learning_rate=0.1, seed=0))
     assert model.weight.shape == (1, 4)
+
+
+def test_workers_keep_running_statistics_equal_and_bear_unused_parts(tmp_path: Path) -> None:
+    """Also the way of several machines: they meet over TCP."""
+    (tmp_path / "model.py").write_text(
+        """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.line, self.unused = nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(4, 9)
+
+    def forward(self, x):
+        return self.line(self.norm(x))
+
+def build():
+    return Net()
+"""
+    )
+    case = Case(backend="pytorch", root=str(tmp_path), build="model:build", input_shape=(4,))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run_workers(
+        tmp_path / "out", case, SGD, seeds=(0, 1), steps=5, rendezvous=f"tcp://127.0.0.1:{port}"
+    )
+    first, second = (read_result(tmp_path / "out", rank, "end").tensors for rank in (0, 1))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+    assert np.abs(first["model.norm.running_mean"]).max() > 0.1
+    assert first["model.norm.num_batches_tracked"] == 5
+
+
+def test_a_worker_that_does_not_come_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytorch_workers, "MEETING_SECONDS", 0.2)
+    world = World(rank=0, size=3, rendezvous=(tmp_path / "with space" / "meet").as_uri())
+    with pytest.raises(TrainingError, match="not there: worker 1, 2 of 3"):
+        PyTorch().join(world, device="cpu", threads=1).__enter__()
 
 
 def test_a_missing_gpu_is_named() -> None:

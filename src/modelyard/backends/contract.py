@@ -94,11 +94,11 @@ class BackendContract:
     def test_two_workers_do_what_one_does(self, tmp_path: Path) -> None:
         """Also where a batch cannot be divided evenly, with and without clipping."""
         optimizer = OptimizerSettings(name="sgd", weight_decay=0.01)
-        _run_workers(tmp_path, self.case, optimizer, steps=8, uneven=True, seeds=(0, 0))
+        run_workers(tmp_path, self.case, optimizer, steps=8, uneven=True, seeds=(0, 0))
         backend, state = _begin(self.case, optimizer)
         state, losses = _train(backend, state, self.case, range(8), uneven=True)
         one = backend.snapshot(state)
-        ends = [_read(tmp_path, rank, "end") for rank in (0, 1)]
+        ends = [read_result(tmp_path, rank, "end") for rank in (0, 1)]
         _assert_equal(*ends)
         _assert_close(ends[0], one, 1e-5)
         np.testing.assert_allclose(
@@ -107,13 +107,13 @@ class BackendContract:
 
     def test_workers_begin_equal_and_reduce_adds_up(self, tmp_path: Path) -> None:
         """Even where each built a model of its own."""
-        _run_workers(tmp_path, self.case, OptimizerSettings(name="adamw"), seeds=(1, 2))
-        first, second = (_read(tmp_path, rank, "begin") for rank in (0, 1))
+        run_workers(tmp_path, self.case, OptimizerSettings(name="adamw"), seeds=(1, 2))
+        first, second = (read_result(tmp_path, rank, "begin") for rank in (0, 1))
         _assert_equal(first, second)
         assert first.numbers["reduced"] == second.numbers["reduced"] == [3.0, 20.0]
 
     def test_a_lost_worker_ends_the_other_with_a_message(self, tmp_path: Path) -> None:
-        codes = _start_workers(
+        codes = start_workers(
             tmp_path, self.case, OptimizerSettings(name="sgd"), steps=4, vanish_at={1: 2}
         )
         assert codes == [3, 9], (tmp_path / "rank-0.log").read_text()
@@ -234,7 +234,7 @@ def _train(
     return state, losses
 
 
-def _run_workers(
+def run_workers(
     folder: Path,
     case: Case,
     optimizer: OptimizerSettings,
@@ -242,25 +242,28 @@ def _run_workers(
     seeds: tuple[int, int],
     **work: Any,
 ) -> None:
-    codes = _start_workers(folder, case, optimizer, seeds=seeds, **work)
+    """Two worker processes that must both end well; ``read_result`` reads what they wrote."""
+    codes = start_workers(folder, case, optimizer, seeds=seeds, **work)
     logs = "\n".join((folder / f"rank-{rank}.log").read_text() for rank in (0, 1))
     assert codes == [0, 0], f"the workers ended with {codes}:\n{logs}"
 
 
-def _start_workers(
+def start_workers(
     folder: Path,
     case: Case,
     optimizer: OptimizerSettings,
     *,
     seeds: tuple[int, int] = (0, 0),
     vanish_at: dict[int, int] | None = None,
+    rendezvous: str = "",
     **work: Any,
 ) -> list[int]:
-    """Exit codes of two worker processes that meet over a file in ``folder``."""
+    """Exit codes of two worker processes that meet over a file in ``folder``, or where they are told."""
     folder.mkdir(parents=True, exist_ok=True)
+    place = rendezvous or (folder / "rendezvous").resolve().as_uri()
     children = []
     for rank in (0, 1):
-        world = World(rank=rank, size=2, rendezvous=(folder / "rendezvous").resolve().as_uri())
+        world = World(rank=rank, size=2, rendezvous=place)
         plan = _Work(
             case=case,
             world=world,
@@ -283,7 +286,8 @@ def _start_workers(
             child.wait()
 
 
-def _read(folder: Path, rank: int, moment: str) -> Snapshot:
+def read_result(folder: Path, rank: int, moment: str) -> Snapshot:
+    """The training state of one worker at ``begin`` or ``end``."""
     return read_snapshot(folder / f"{moment}-{rank}")
 
 

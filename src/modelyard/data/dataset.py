@@ -63,6 +63,7 @@ def prepare(
         with lock(folder.parent / f".{identifier}.lock"):
             return _whole(folder) or _make(project, store, identifier, say)
     except OSError as error:
+        error.filename = error.filename or str(folder)  # a failed write does not say where
         raise from_os_error(error) from error
 
 

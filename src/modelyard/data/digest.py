@@ -1,6 +1,7 @@
 """What the content of files, of the user's code and of samples is, as short digests."""
 
 import ast
+import errno
 import hashlib
 import os
 import sqlite3
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.spec.errors import DataError, StoreError, from_os_error
+from modelyard.spec.errors import DataError, StoreError, YardError, from_os_error
 
 _TABLE = """CREATE TABLE IF NOT EXISTS file_digests (
     path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, inode INTEGER, sha256 TEXT
@@ -51,13 +52,26 @@ def file_digests(files: Sequence[Path], ledger: Path) -> list[str]:
                 [(names[i], *stamps[i], digests[i]) for i in lasting],
             )
     except sqlite3.Error as error:
-        raise StoreError(
-            f"{ledger} cannot be used: {error}",
-            "free the disk or change its mode; if it is damaged, delete it: digests are computed again",
-        ) from error
+        raise _ledger_error(error, ledger) from error
     except OSError as error:
         raise from_os_error(error) from error
     return digests
+
+
+def _ledger_error(error: sqlite3.Error, ledger: Path) -> YardError:
+    """SQLite's codes (https://sqlite.org/rescode.html) as what the operating system would have said."""
+    numbers = {
+        sqlite3.SQLITE_FULL: errno.ENOSPC,
+        sqlite3.SQLITE_READONLY: errno.EACCES,
+        sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    }
+    # The low byte is the primary code.
+    if number := numbers.get(getattr(error, "sqlite_errorcode", 0) & 0xFF):
+        return from_os_error(OSError(number, os.strerror(number), str(ledger)))
+    return StoreError(
+        f"{ledger} cannot be used: {error}",
+        "if it is damaged, delete it: what it holds of files is computed again",
+    )
 
 
 def _known(database: sqlite3.Connection, names: Sequence[str]) -> dict[str, tuple[Stamp, str]]:

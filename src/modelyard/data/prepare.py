@@ -80,7 +80,7 @@ def make_dataset(
 
 def _read(project: Project, loss: str, source: Source, material: Material, say: Say) -> Samples:
     targets = source.targets()
-    rows = labelled_rows(targets, source.name, project.data.missing_target)
+    rows = labelled_rows(targets, project.data.target, source.name, project.data.missing_target)
     # Once before reading, so that wrong labels are said at once, and once for what could be read.
     make_task(project, loss, targets[rows], lambda i: source.name(int(rows[i])))
     read = material.read(rows, say)

@@ -42,18 +42,20 @@ def check_task(project: Project) -> str:
     return loss
 
 
-def labelled_rows(targets: NDArray[Any], name: Namer, missing: str) -> NDArray[np.int64]:
+def labelled_rows(
+    targets: NDArray[Any], column: str, name: Namer, missing: str
+) -> NDArray[np.int64]:
     """Rows that have a label. Where some have none: DataError naming them, unless ``missing`` is ``drop``."""
     absent = np.flatnonzero([target is None for target in targets])
     if len(absent) and missing != "drop":
         places = ", ".join(name(int(row)) for row in absent[:5]) + (" …" if len(absent) > 5 else "")
         raise DataError(
-            f"{len(absent)} row{'s have' if len(absent) > 1 else ' has'} no label: {places}",
+            f"{len(absent)} row{'s have' if len(absent) > 1 else ' has'} no label in {column!r}: {places}",
             'fill the cells, delete the rows, or set data.missing_target = "drop"',
         )
     kept = np.flatnonzero([target is not None for target in targets])
     if not len(kept):
-        raise DataError("no row has a label", "look at data.target")
+        raise DataError(f"no row has a label in {column!r}", "look at data.target")
     return kept
 
 

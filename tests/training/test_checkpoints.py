@@ -1,0 +1,137 @@
+"""Checkpoints are whole or not there."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelyard.backends.base import Snapshot
+from modelyard.spec.errors import StoreError, TrainingError
+from modelyard.training import checkpoints
+from modelyard.training.checkpoints import Progress
+
+
+def snapshot(value: float, size: int = 1000) -> Snapshot:
+    weights = np.full((size,), value, dtype=np.float32)
+    return Snapshot(
+        tensors={"model.weight": weights, "optimizer.weight.exp_avg": weights * 2},
+        numbers={"optimizer": "adamw"},
+    )
+
+
+def save(folder: Path, step: int, best: int | None = None, keep: int = 2) -> None:
+    progress = Progress(step=step, best_step=best, best_value=0.5, metrics={"loss": step / 10})
+    checkpoints.save(folder, snapshot(step), progress, epoch=step / 10, keep=keep)
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, 120, best=120)
+    newest, skipped = checkpoints.latest(tmp_path)
+    assert newest is not None and skipped == []
+    assert Path(newest.folder).name == "step-00000120"
+    assert newest.metrics == {"loss": 12.0} and newest.epoch == 12.0
+    loaded, progress = checkpoints.load(newest)
+    assert progress.step == 120 and progress.best_value == 0.5
+    assert loaded.numbers == {"optimizer": "adamw"}
+    for name, array in snapshot(120).tensors.items():
+        np.testing.assert_array_equal(loaded.tensors[name], array)
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(tmp_path, step, best=min(step, 3))
+    assert steps(tmp_path) == [3, 6, 7]
+    best = checkpoints.best(tmp_path)
+    assert best is not None and best.step == 3
+
+
+def test_without_an_evaluation_the_last_is_the_best(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    best = checkpoints.best(tmp_path)
+    assert best is not None and best.step == 2
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "progress.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_a_damaged_one_is_skipped_and_named(tmp_path: Path, file: str, how: str) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    path = checkpoints.folder_of(tmp_path, 2) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if how == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(content if how == "flip" else content[:-3]))
+    newest, skipped = checkpoints.latest(tmp_path)
+    assert newest is not None and newest.step == 1
+    assert len(skipped) == 1 and "step-00000002" in skipped[0]
+    with pytest.raises(StoreError, match="step-00000002"):
+        checkpoints.verified(path.parent)
+
+
+def test_a_moved_store_still_finds_its_checkpoints(tmp_path: Path) -> None:
+    save(tmp_path / "old", 1)
+    (tmp_path / "old").rename(tmp_path / "new")
+    best = checkpoints.best(tmp_path / "new")
+    assert best is not None and Path(best.folder).is_relative_to(tmp_path / "new")
+
+
+def test_weights_that_are_no_numbers_are_never_published(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"model\.weight"):
+        checkpoints.save(tmp_path, snapshot(np.nan), Progress(step=5), epoch=1, keep=2)
+    assert checkpoints.latest(tmp_path) == (None, [])
+
+
+def test_no_permission_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(StoreError):
+        save(tmp_path, 1)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_checkpoints import save, snapshot
+folder, step = Path(sys.argv[1]), int(sys.argv[3])
+print("ready", flush=True)
+while True:
+    step += 1
+    save(folder, step, best=step if step % 3 == 0 else step - step % 3)
+"""
+
+
+def test_a_writer_killed_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    """Kill a process that saves without pause, again and again, and read like a resuming run does."""
+    rng, reached = random.Random(5), 0
+    for _ in range(12):
+        arguments = [str(tmp_path), str(Path(__file__).parent), str(reached)]
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, *arguments], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.08))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        for folder in (tmp_path / "checkpoints").glob("step-*"):
+            loaded, progress = checkpoints.load(checkpoints.verified(folder))
+            assert loaded.tensors["model.weight"][0] == progress.step
+        newest, skipped = checkpoints.latest(tmp_path)
+        assert skipped == []
+        checkpoints.sweep(tmp_path)
+        reached = newest.step if newest else 0
+    assert reached > 12
+    assert not list((tmp_path / "checkpoints").glob(".*"))

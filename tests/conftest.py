@@ -1,9 +1,11 @@
 """For all tests: programs that are not Python, and the promise that no process is left behind."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,3 +52,65 @@ def nothing_left(tmp_path: Path) -> Iterator[Path]:
     for process in left:
         process.kill()
     assert not told, f"left behind: {told}"
+
+
+@pytest.fixture(scope="session")
+def small_bundle() -> Callable[[Path], Any]:
+    """Make a bundle in a folder: ``y = x W``, three classes from four numbers; returns W (4, 3)."""
+    return _make_small_bundle
+
+
+def _make_small_bundle(folder: Path) -> Any:
+    # Tests that need no bundle must not pay for these.
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from safetensors.numpy import save_file
+
+    from modelyard.bundle.format import GOLDEN, MANIFEST, MODEL, BundleManifest, Sample
+    from modelyard.spec.records import Parity, TaskSpec
+    from modelyard.spec.signature import Signature, Tensor, TensorInput
+    from modelyard.tasks import open_task
+
+    weights = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.25, 0]], np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "weights"], ["output"])],
+        "small",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    opset = helper.make_opsetid("", 17)
+    folder.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / MODEL)
+    inputs = np.eye(4, dtype=np.float32)[:3] * 3
+    outputs = inputs @ weights
+    save_file({"inputs": inputs, "outputs": outputs}, folder / GOLDEN)
+    task = TaskSpec(
+        type="classification", target="label", loss="cross-entropy", classes=("a", "b", "c")
+    )
+    (folder / "samples").mkdir()
+    samples = []
+    for number, answer in enumerate(open_task(task).decode(outputs)):
+        sample = Sample(file=f"samples/{number}.json", truth=answer["label"], answer=answer)
+        (folder / sample.file).write_text(json.dumps(inputs[number].tolist()))
+        samples.append(sample)
+    manifest = BundleManifest(
+        name="small",
+        created="2026-01-01T00:00:00Z",
+        framework="numpy",
+        signature=Signature(
+            inputs=(Tensor(name="input", dtype="float32", shape=(None, 4)),),
+            outputs=(Tensor(name="output", dtype="float32", shape=(None, 3)),),
+        ),
+        input=TensorInput(shape=(4,)),
+        task=task,
+        parity=Parity(
+            samples=3, largest_error=0.0, limit=1e-4, framework="numpy", runtime="onnxruntime"
+        ),
+        samples=tuple(samples),
+        metrics={},
+        lineage={},
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    return weights

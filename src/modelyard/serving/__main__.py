@@ -201,8 +201,10 @@ class _JsonLines(logging.Formatter):
 def _say(event: str, options: argparse.Namespace, **facts: Any) -> None:
     line = {"time": round(time.time(), 3), "event": event, "replica": options.replica}
     line |= {"model": options.model, "version": options.version} | facts
-    sys.stderr.write(json.dumps(line) + "\n")
-    sys.stderr.flush()
+    # When a supervisor is killed, the other end of stderr is gone: that must not keep us from stopping.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(json.dumps(line) + "\n")
+        sys.stderr.flush()
 
 
 def _parser() -> argparse.ArgumentParser:

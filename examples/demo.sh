@@ -13,12 +13,29 @@ started=$SECONDS
 heading() { printf '\n\033[1m== %s\033[0m  (%d s)\n' "$1" "$((SECONDS - started))"; }
 show() { printf '$ %s\n' "$*" >&2; "$@"; }   # the words, then their output
 
+# Supervisor and replicas, as the deployment shows them.
+service_pids() {
+    yard status --json --project "$project" | python -c '
+import json, sys
+deployment = json.load(sys.stdin)["deployment"] or {"replicas": []}
+pids = [deployment.get("supervisor_pid"), *(item["pid"] for item in deployment["replicas"])]
+print(*(pid for pid in pids if pid))'
+}
+
 take_down() {
     local code=$?
     trap - EXIT
     if [ -f "$project/yard.toml" ]; then
         heading "Down"
+        pids=$(service_pids || true)
         show yard down --project "$project" || code=1
+        for pid in $pids; do
+            # A zombie has ended; only its parent has not asked how.
+            if ps -o stat= -p "$pid" | grep -qv '^Z'; then
+                echo "✗ process $pid is still running"
+                code=1
+            fi
+        done
     fi
     exit "$code"
 }
@@ -55,6 +72,7 @@ show yard up
 heading "Ask the service over HTTP"
 if command -v curl > /dev/null; then
     show curl --silent --show-error --fail -F "file=@$png" "$url/predict" | tee ../answer.json
+    echo
     show curl --silent --show-error --fail "$url/metrics" > ../metrics.txt
 else
     python - "$url" "$png" << 'PYTHON' | tee ../answer.json
@@ -66,7 +84,6 @@ print(urllib.request.urlopen(request).read().decode())
 pathlib.Path("../metrics.txt").write_bytes(urllib.request.urlopen(f"{url}/metrics").read())
 PYTHON
 fi
-echo
 
 heading "The metrics of that request"
 grep '^modelyard_request_duration_seconds_count.*protocol="predict"' ../metrics.txt

@@ -265,4 +265,9 @@ def _tell(folder: Path, world: World, error: BaseException) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is written and flushed. torch's network threads sometimes abort the interpreter's
+    # own way out ("terminate called without an active exception"), so it is not taken.
+    os._exit(code)

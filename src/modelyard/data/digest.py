@@ -18,13 +18,17 @@ from numpy.typing import NDArray
 from modelyard.spec.errors import DataError, StoreError, YardError, from_os_error
 
 _TABLE = """CREATE TABLE IF NOT EXISTS file_digests (
-    path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, inode INTEGER, sha256 TEXT
+    path TEXT PRIMARY KEY,
+    size INTEGER, modified INTEGER, changed INTEGER, inode INTEGER, sha256 TEXT
 ) WITHOUT ROWID"""
-_FRESH_NANOSECONDS = 2_000_000_000
-"""A file changed this lately may change again within the clock's grain: its digest is not kept."""
+_GRAIN, _COARSE_GRAIN = 100_000_000, 2_000_000_000
+"""Nanoseconds in which a file may change twice with one time stamp; some file systems count seconds."""
 
-Stamp = tuple[int, int, int]
-"""Size, time of change in ns, inode: while they stay, so does the content."""
+Stamp = tuple[int, int, int, int]
+"""Size, times of the last write and of the last change of any kind in ns, inode.
+
+While they stay, so does the content: the time of change cannot be set back, as that of writing can.
+"""
 
 
 def file_digests(files: Sequence[Path], ledger: Path) -> list[str]:
@@ -46,9 +50,9 @@ def file_digests(files: Sequence[Path], ledger: Path) -> list[str]:
             digests = [known[name][1] if name in known else "" for name in names]
             for i, digest in zip(changed, fresh, strict=True):
                 digests[i] = digest
-            lasting = [i for i in changed if stamps[i][1] < now - _FRESH_NANOSECONDS]
+            lasting = [i for i in changed if _is_settled(stamps[i], now)]
             database.executemany(
-                "INSERT OR REPLACE INTO file_digests VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO file_digests VALUES (?, ?, ?, ?, ?, ?)",
                 [(names[i], *stamps[i], digests[i]) for i in lasting],
             )
     except sqlite3.Error as error:
@@ -74,15 +78,17 @@ def _ledger_error(error: sqlite3.Error, ledger: Path) -> YardError:
     )
 
 
-def _known(database: sqlite3.Connection, names: Sequence[str]) -> dict[str, tuple[Stamp, str]]:
+def _known(
+    database: sqlite3.Connection, names: Sequence[str]
+) -> dict[str, tuple[tuple[int, ...], str]]:
     if not names:
         return {}
     # One range query: sources list files of one folder, and asking per file costs more.
     rows = database.execute(
-        "SELECT path, size, modified, inode, sha256 FROM file_digests WHERE path BETWEEN ? AND ?",
+        "SELECT * FROM file_digests WHERE path BETWEEN ? AND ?",
         (min(names), max(names)),
     )
-    return {path: ((size, modified, inode), digest) for path, size, modified, inode, digest in rows}
+    return {path: (tuple(stamp), digest) for path, *stamp, digest in rows}
 
 
 def _stamp(file: Path) -> Stamp:
@@ -92,7 +98,13 @@ def _stamp(file: Path) -> Stamp:
         raise DataError(
             f"{file} cannot be read: {error.strerror}", "mend its path or mode"
         ) from error
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _is_settled(stamp: Stamp, now: int) -> bool:
+    """Whether another change would give another stamp; otherwise the digest is not kept."""
+    latest = max(stamp[1], stamp[2])
+    return latest < now - (_GRAIN if latest % 1_000_000_000 else _COARSE_GRAIN)
 
 
 def _hash(file: Path) -> str:

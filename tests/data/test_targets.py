@@ -1,0 +1,84 @@
+"""Targets: classes in natural order, losses that fit, labels that cannot be used."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from modelyard.data.sources.base import object_array
+from modelyard.data.targets import check_task, class_name, labelled_rows, make_task, truth_text
+from modelyard.spec.errors import DataError, UsageError
+
+
+def name(row: int) -> str:
+    return f"line {row + 2}"
+
+
+def made(project, values: Sequence[object], task: str = "classification", loss: str = "auto"):
+    asked = project(source="csv", task=task, loss=loss)
+    return make_task(asked, check_task(asked), object_array(values), name)
+
+
+def test_classes_are_sorted_as_people_sort(project) -> None:
+    spec, encoded = made(project, ["10", "2", "b", "a"] * 3)
+    assert spec.classes == ("2", "10", "a", "b") and spec.loss == "cross-entropy"
+    assert encoded.tolist() == [1, 0, 3, 2] * 3 and encoded.dtype == np.int64
+    assert truth_text(spec, encoded[0]) == "10"
+
+
+@pytest.mark.parametrize(("value", "text"), [(1, "1"), (1.0, "1"), (0.5, "0.5"), (True, "true")])
+def test_numbers_are_classes_too(value: object, text: str) -> None:
+    assert class_name(value) == text
+
+
+def test_regression_values(project) -> None:
+    spec, encoded = made(project, ["1.5", 2, -3.0], task="regression")
+    assert spec.loss == "mean-squared-error" and spec.classes == ()
+    assert encoded.tolist() == [1.5, 2.0, -3.0] and encoded.dtype == np.float32
+    assert truth_text(spec, encoded[0]) == "1.5"
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "loss", "words"),
+    [
+        (["a"] * 9, "classification", "auto", "same label 'a'"),
+        (["a"] * 9 + ["b"] * 2, "classification", "auto", r"'b' \(2\)"),
+        (["a", "b", "c"] * 3, "classification", "binary-cross-entropy", "needs two classes"),
+        ([i / 7 for i in range(1001)], "classification", "auto", "1001 different values"),
+        ([1, 2, "many", 4], "regression", "auto", "line 4 'many'"),
+        ([1, 2, "inf", 4], "regression", "auto", "line 4 'inf'"),
+        ([1, 2], "regression", "auto", "too few"),
+    ],
+)
+def test_targets_that_cannot_be_used(project, values, task: str, loss: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        made(project, values, task, loss)
+
+
+def test_many_numbers_are_likely_a_regression(project) -> None:
+    with pytest.raises(DataError) as caught:
+        made(project, [i / 7 for i in range(1001)])
+    assert "regression" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"), [("regression", "cross-entropy"), ("classification", "mean-squared-error")]
+)
+def test_a_loss_must_fit_its_task(project, task: str, loss: str) -> None:
+    with pytest.raises(UsageError, match="does not fit"):
+        check_task(project(source="csv", task=task, loss=loss))
+
+
+def test_an_unknown_task_is_refused(project) -> None:
+    with pytest.raises(UsageError, match="did you mean 'classification'"):
+        check_task(project(source="csv", task="clasification"))
+
+
+def test_missing_labels_are_named_or_dropped() -> None:
+    targets = object_array(["a", None, "b", None])
+    with pytest.raises(DataError, match="2 rows have no label in 'ill': line 3, line 5") as caught:
+        labelled_rows(targets, "ill", name, "error")
+    assert 'missing_target = "drop"' in caught.value.mend
+    assert labelled_rows(targets, "ill", name, "drop").tolist() == [0, 2]
+    with pytest.raises(DataError, match="no row has a label"):
+        labelled_rows(object_array([None]), "ill", name, "drop")

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ def test_a_client_that_sends_nothing_more_does_not_wait_for_ever(up: Deployment)
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
         assert connection.recv(1000).startswith(b"HTTP/1.1 504")
+
+
+def test_a_client_that_leaves_frees_its_place_at_once(up: Deployment, ask: Any) -> None:
+    left = b'modelyard_gateway_requests_total{code="499"} 1.0'
+    assert left not in ask("GET", "/metrics")[2]
+    host, port = urlsplit(up.url).netloc.split(":")
+    started = time.monotonic()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET /slow?seconds=1.9 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+    while left not in ask("GET", "/metrics")[2]:
+        assert time.monotonic() - started < 1.8
+        time.sleep(0.02)
 
 
 def test_a_response_that_breaks_off_is_never_passed_on_in_part(ask: Any) -> None:

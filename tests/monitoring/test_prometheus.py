@@ -140,6 +140,7 @@ def predict(url: str, row: list[float]) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_every_panel_has_data_and_the_numbers_are_those_of_the_requests(
     up: Deployment, prometheus: str

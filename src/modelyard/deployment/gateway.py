@@ -38,6 +38,7 @@ PATIENCE_SECONDS = 2.0
 DEADLINE_MARGIN_SECONDS = 1.0
 """A replica answers 504 at its own deadline; the gateway's comes a little later."""
 METRICS_SECONDS = 1.0
+DEPARTURE_SECONDS = 0.1
 LEAST_BUFFER_BYTES = 256 * 1024 * 1024
 
 
@@ -52,6 +53,41 @@ class _Refused(Exception):
 
 class _ClientGone(Exception):
     """The client closed the connection before it had sent its request."""
+
+
+class _Departure:
+    """Ends the request when its client leaves, so that nothing is inferred for nobody.
+
+    It is looked for only in requests that take long, because looking costs a task.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._request = asyncio.current_task()
+        self._looking: asyncio.Task[None] | None = None
+        self._noticed = False
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(DEPARTURE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._noticed = True
+        if self._request is not None:
+            self._request.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._noticed and kind is asyncio.CancelledError and self._request is not None:
+            self._request.uncancel()
+            raise _ClientGone
 
 
 class Gateway:
@@ -95,7 +131,8 @@ class Gateway:
         try:
             async with asyncio.timeout(self.plan.timeout_seconds + DEADLINE_MARGIN_SECONDS):
                 await body.read(scope, receive)
-                return await self._forward(scope, body.parts, request_id)
+                with _Departure(receive):
+                    return await self._forward(scope, body.parts, request_id)
         except _Refused as refused:
             return refused.response
         except TimeoutError:

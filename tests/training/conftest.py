@@ -1,12 +1,9 @@
 """Small real projects: scikit-learn's digits as arrays, an MLP of the user's own, real processes."""
 
-import os
-import signal
+import json
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +76,7 @@ try:
 except YardError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
+assert not {"torch", "jax", "tensorflow"} & set(sys.modules)
 print("COMPLETE", run.id)
 """
 
@@ -98,8 +96,6 @@ class Place:
 
     def command(self, **train: Any) -> subprocess.Popen[str]:
         """``train`` in a process of its own."""
-        import json
-
         overrides = json.dumps({f"train.{key}": value for key, value in train.items()})
         return subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(COMMAND), str(self.root), overrides],
@@ -122,23 +118,3 @@ def slow_place(place: Place) -> Place:
     """The same, but every step takes at least 10 ms, so that there is a middle to interrupt."""
     (place.root / "model.py").write_text(SLOW_MODEL)
     return place
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

@@ -51,6 +51,7 @@ def repeated(
     order = np.argsort(digests, kind="stable")
     cuts = np.flatnonzero(np.diff(digests[order].astype(np.uint64)) != 0) + 1
     groups = [group for group in np.split(order, cuts) if len(group) > 1]
+    groups.sort(key=lambda group: (-len(group), int(group[0])))
     conflicts = [group for group in groups if len(np.unique(targets[group])) > 1]
     extra = sum(len(group) - 1 for group in groups)
     findings = []

@@ -1,6 +1,7 @@
 """PyTorch: eager steps in one process, distributed data parallel over gloo or nccl in several."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
 
 _ALONE = World(rank=0, size=1, rendezvous="")
+# Newer releases of torch renamed the argument and warn about the old name.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class TorchOps:
@@ -190,11 +197,12 @@ class PyTorch(Backend):
         if self._world.size == 1:
             return model
         others = len(list(model.buffers())) > len(_running_statistics(model, all_buffers=True))
+        buffers: dict[str, Any] = {_SYNC_BUFFERS: others}
         return DistributedDataParallel(
             model,
-            broadcast_buffers=others,
             gradient_as_bucket_view=True,
             find_unused_parameters=unused,
+            **buffers,
         )
 
     def _explain(self, error: RuntimeError) -> YardError:

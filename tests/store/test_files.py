@@ -1,5 +1,6 @@
 """Files that are whole or absent, whenever the writer is killed."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,3 +102,25 @@ def test_digests_are_sha256(tmp_path: Path) -> None:
     empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     (tmp_path / "empty").touch()
     assert digest_bytes(b"") == digest_file(tmp_path / "empty") == empty
+
+
+def test_a_reader_finds_a_folder_at_every_moment_of_its_replacement(tmp_path: Path) -> None:
+    """More telling than kills: it looks thousands of times."""
+    path = tmp_path / "folder"
+    with new_folder(path) as folder:
+        (folder / "turn").write_text("0")
+    missing, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if not path.exists():
+                missing.append(1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for turn in range(200):
+        with new_folder(path) as folder:
+            (folder / "turn").write_text(str(turn))
+    done.set()
+    watcher.join()
+    assert not missing

@@ -16,7 +16,7 @@ def create_app(plane: Plane, protocols: tuple[str, ...] = ("rest",)) -> Starlett
     """An ASGI application. Raises UsageError for an unknown protocol."""
     routes = []
     for name in protocols:
-        protocol: Protocol = load("serving.protocols", name, BUILT_IN)()
+        protocol: Protocol = load("protocols", name, BUILT_IN)()
         routes += protocol.mount(plane)
     app = Starlette(
         routes=routes, exception_handlers={HTTPException: _http_error, Exception: _failure}

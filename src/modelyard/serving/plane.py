@@ -244,7 +244,7 @@ def load(
 ) -> Plane:
     """Load an unpacked bundle. Raises StoreError (unreadable), ServingError (the model does not open)."""
     manifest = read_manifest(folder)
-    runtime: Runtime = load_plugin("serving.runtime", manifest.runtime, BUILT_IN)()
+    runtime: Runtime = load_plugin("runtimes", manifest.runtime, BUILT_IN)()
     runtime.open(folder, manifest.signature, threads=threads)
     return Plane(
         manifest,

@@ -15,9 +15,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -64,8 +63,8 @@ class Supervisor:
             while not self._stop.is_set():
                 desired = self._read_desired()
                 if desired is not None and desired != self._desired:
-                    await self._unless_stopped(self._change(desired))
-                    if self._current is None:
+                    await self._pursue(desired)
+                    if self._ended:
                         break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
@@ -84,16 +83,21 @@ class Supervisor:
             self._log.write(f"{DESIRED} cannot be read: {error}")
             return None
 
-    async def _unless_stopped(self, change: Coroutine[Any, Any, None]) -> None:
-        task, stop = asyncio.create_task(change), asyncio.create_task(self._stop.wait())
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    async def _pursue(self, desired: Desired) -> None:
+        """Make one change; given up when SIGTERM or a request for something else comes meanwhile."""
+        change = asyncio.create_task(self._change(desired))
+        while not change.done():
+            await asyncio.wait({change}, timeout=_LOOK_SECONDS)
+            newer = self._read_desired() or desired
+            if self._stop.is_set() or newer.plan != desired.plan:
+                change.cancel()  # once: it cleans up after itself
+                await asyncio.wait({change})
+            elif not change.done() and newer.request != desired.request:
+                # The command was repeated: what is under way answers the new request too.
+                self._desired = desired = newer
+                self._tell()
+        if not change.cancelled():
+            change.result()
 
     # --- one change ---------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class Supervisor:
         self._coming.start()
         try:
             await self._coming.wait_ready(desired.ready_seconds)
-        except DeploymentError:
+        except (DeploymentError, asyncio.CancelledError):
             await self._coming.stop()
             self._coming = None
             if listener is not self._listener:
@@ -136,11 +140,14 @@ class Supervisor:
         before, self._listener = self._listener, listener
         self._gateway.switch(plan.gateway, self._coming.pool)
         self._leaving, self._current, self._coming = self._current, self._coming, None
-        if before is not None and before is not listener:
-            await before.stop()
-        if self._leaving is not None:
-            await self._leaving.drain(self._leaving.table.supervisor.drain_seconds)
-            await self._leaving.stop()
+        try:
+            if before is not None and before is not listener:
+                await before.stop()
+            if self._leaving is not None:
+                await self._leaving.drain(self._leaving.table.supervisor.drain_seconds)
+        finally:
+            if self._leaving is not None:
+                await self._leaving.stop()
             self._leaving = None
 
     async def _listen(self, gateway: Gateway, desired: Desired) -> Listener:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -218,6 +219,46 @@ def test_two_applies_at_once_end_in_one_deployment(
         thread.join()
     assert len({(one.supervisor_pid, *pids(one)) for one in results}) == 1
     assert len(results) == 3
+
+
+APPLY = """
+import json, pathlib, sys
+from modelyard.deployment.targets.local import Local
+Local().apply(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["desired.json", "supervisor.lock", "observed.json", "run"])
+def test_a_killed_command_leaves_nothing_that_the_next_one_cannot_finish(
+    target: Local, service: Service, folder: Path, moment: str
+) -> None:
+    behaviour = Path(service.bundle_folder) / "behaviour.json"
+    behaviour.write_text('{"start_seconds": 0.5}')
+    plan = target.plan(service)
+    with subprocess.Popen([sys.executable, "-c", APPLY, str(folder), json.dumps(plan)]) as command:
+        while not (folder / moment).exists():
+            assert command.poll() is None
+            time.sleep(0.001)
+        command.kill()
+    up = target.apply(folder, plan)
+    assert up.state == "ready"
+    assert len(running(pids(up))) == 2
+
+
+def test_a_newer_wish_ends_the_wait_for_an_older_one(
+    target: Local, service: Service, folder: Path, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "behaviour.json").write_text('{"start_seconds": 60}')
+    plan = target.plan(newer(service, bundle_folder=str(slow)))
+    with subprocess.Popen([sys.executable, "-c", APPLY, str(folder), json.dumps(plan)]) as command:
+        while not (folder / "run").exists():
+            time.sleep(0.01)
+        command.kill()
+    up = target.apply(folder, target.plan(service), timeout=20.0)
+    assert (up.state, up.service.version) == ("ready", 1)
+    assert len(up.replicas) == 2
 
 
 def test_replicas_die_with_their_supervisor_and_apply_brings_all_back(

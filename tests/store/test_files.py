@@ -118,7 +118,7 @@ def test_a_reader_finds_a_folder_at_every_moment_of_its_replacement(tmp_path: Pa
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for turn in range(200):
+    for turn in range(100):
         with new_folder(path) as folder:
             (folder / "turn").write_text(str(turn))
     done.set()

@@ -9,10 +9,10 @@ import pytest
 from modelyard.spec.errors import StoreError
 from modelyard.store import Store, ledger
 
-RECORD_FIFTY = """
+RECORD_MANY = """
 from pathlib import Path
 from modelyard.store import Store, ledger
-for number in range(50):
+for number in range(25):
     ledger.record(Store(Path(sys.argv[1])), "noted", sys.argv[2], {"number": number})
 """
 RECORD_FOR_EVER = """
@@ -82,11 +82,11 @@ def test_processes_that_write_at_the_same_time_keep_one_chain(
     store: Store, run_together: Callable[..., None]
 ) -> None:
     """The file does not exist yet: they race to make it as well."""
-    run_together(RECORD_FIFTY, [(store.root, name) for name in "abcdef"])
-    assert ledger.verify_chain(store) == 300
-    for name in "abcdef":
+    run_together(RECORD_MANY, [(store.root, name) for name in "abcd"])
+    assert ledger.verify_chain(store) == 100
+    for name in "abcd":
         rows = ledger.entries(store, subject=name)
-        assert [row.detail["number"] for row in rows] == list(range(49, -1, -1))
+        assert [row.detail["number"] for row in rows] == list(range(24, -1, -1))
 
 
 @pytest.mark.parametrize("turn", range(5))
@@ -122,4 +122,4 @@ except StoreError as error:
     told = without_permission(code, store.root)
     store.root.chmod(0o700)
     assert str(store.ledger) in told
-    assert f"mend: change the owner or mode of {store.root}" in told
+    assert "mend: change the owner or mode of that folder" in told

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.spec.errors import StoreError
+from modelyard.spec.errors import StoreError, from_os_error
 from modelyard.spec.records import Record
+from modelyard.store.files import lock
 from modelyard.store.store import Store
 
 _TABLES = """
@@ -72,7 +73,8 @@ def connection(store: Store) -> Iterator[sqlite3.Connection]:
 
 def record(store: Store, kind: str, subject: str, detail: dict[str, Any] | None = None) -> Entry:
     """Add one row. ``detail`` is JSON-able. Raises StoreError."""
-    with _entries(store) as database:
+    # The lock's queue is fair; SQLite alone lets a busy writer starve the others.
+    with _alone(store), _entries(store) as database:
         database.execute("BEGIN IMMEDIATE")  # the last hash must not change before ours is in
         number, previous = database.execute(
             "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
@@ -125,6 +127,16 @@ def verify_chain(store: Store) -> int:
                 )
             count, previous = row[0], row[-1]
     return count
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    try:
+        with lock(store.ledger.with_suffix(".lock")):
+            yield
+    except OSError as error:
+        error.filename = str(store.ledger)
+        raise from_os_error(error) from error
 
 
 @contextmanager

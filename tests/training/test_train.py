@@ -125,6 +125,7 @@ def test_early_stopping_ends_before_all_epochs(place: Place) -> None:
     assert run.step < run.steps / 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(slow_place: Place) -> None:
     command = slow_place.command(epochs=8, workers=2)
     wait_for(lambda: checkpoint_of(slow_place))
@@ -145,6 +146,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(slow_place: Plac
     assert starts == [0, stopped_at]
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_parent_counts_as_ctrl_c(slow_place: Place) -> None:
     command = slow_place.command(epochs=8)
     wait_for(lambda: checkpoint_of(slow_place))
@@ -153,6 +155,7 @@ def test_sigterm_to_the_parent_counts_as_ctrl_c(slow_place: Place) -> None:
     assert command.returncode == TrainingInterrupted.exit_code, told
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_very_weights_of_an_unbroken_one(place: Place) -> None:
     """With dropout and momentum: order, seeds and optimizer state must all come back."""
     project = place.project(epochs=4)
@@ -178,6 +181,7 @@ def test_a_resumed_training_ends_with_the_very_weights_of_an_unbroken_one(place:
         assert (array == again.tensors[name]).all(), name
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place: Place) -> None:
     project = place.project(epochs=3)
     first = train(project, place.dataset(project), place.store)
@@ -194,6 +198,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place: Place) 
     assert 0 < starts[0] < run.steps
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(slow_place: Place) -> None:
     project = slow_place.project(epochs=4, workers=2)
 
@@ -217,6 +222,7 @@ def test_a_killed_worker_is_replaced(slow_place: Place) -> None:
     assert restarted[0] > 0
 
 
+@pytest.mark.slow
 def test_too_many_losses_are_an_error_that_says_so(slow_place: Place) -> None:
     project = slow_place.project(epochs=4, max_restarts=1)
 
@@ -233,6 +239,7 @@ def test_too_many_losses_are_an_error_that_says_so(slow_place: Place) -> None:
     assert record.state == "failed" and record.restarts == 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_a_repeat_goes_on(slow_place: Place) -> None:
     command = slow_place.command(epochs=6, workers=2)
     step = wait_for(lambda: checkpoint_of(slow_place))
@@ -248,6 +255,7 @@ def test_workers_end_with_a_killed_parent_and_a_repeat_goes_on(slow_place: Place
     assert starts[0] == 0 and starts[1] >= step
 
 
+@pytest.mark.slow
 def test_a_second_command_on_the_same_run_is_told_who_has_it(slow_place: Place) -> None:
     command = slow_place.command(epochs=8)
     wait_for(lambda: checkpoint_of(slow_place))

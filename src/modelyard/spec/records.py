@@ -130,11 +130,12 @@ class Parity(Record, frozen=True, kw_only=True):
 
     samples: int
     largest_error: float
-    """Largest absolute difference of any output value."""
+    """Largest difference of any output value: absolute up to 1, relative above."""
     limit: float
     framework: str
     runtime: str
     framework_milliseconds: float = 0.0
+    """Median time of one sample, one thread."""
     runtime_milliseconds: float = 0.0
 
 

@@ -9,6 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no clock: the machine may be busy.
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("steady")
 
 
 @pytest.fixture

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from modelyard.spec.project import Project
 from modelyard.store import Store, open_store
-
-# The same examples in every run, and no clock: the machine may be busy.
-settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("steady")
 
 MakeProject = Callable[..., Project]
 

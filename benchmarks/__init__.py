@@ -1,0 +1,1 @@
+"""Measurements that claims rest on; each is run with ``python -m benchmarks.<name>``."""

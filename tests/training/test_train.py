@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from modelyard.spec.errors import (
     ModelError,
     ProjectError,
+    StoreError,
     TrainingError,
     TrainingInterrupted,
     UsageError,
@@ -316,6 +318,27 @@ def test_a_worker_that_takes_its_own_life_without_a_word(place: Place) -> None:
     with pytest.raises(TrainingError, match=r"worker 0 ended with exit code 2") as caught:
         train(project, place.dataset(project), place.store)
     assert "rank-0.log" in caught.value.mend
+
+
+def test_a_full_disk_in_a_worker_is_a_store_error_and_harms_nothing(place: Place) -> None:
+    runs = place.store.root / "runs"
+    runs.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(runs)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no permission to mount a small disk")
+    try:
+        project = place.project(epochs=1)
+        wide = project.model.model_copy(update={"args": {"width": 2000}})
+        project = project.model_copy(update={"model": wide})
+        with pytest.raises(StoreError, match="disk is full"):
+            train(project, place.dataset(project), place.store)
+        folder = only_run(place)
+        assert checkpoints.latest(folder) == (None, [])
+        assert Run.from_json((folder / "run.json").read_bytes()).state in ("failed", "running")
+    finally:
+        subprocess.run(["umount", str(runs)], check=True)
 
 
 def test_mistakes_are_told_before_a_process_is_started(place: Place) -> None:

@@ -17,7 +17,7 @@ a first project:
   yard new digits --template image-classification && cd digits
   yard check
   yard up
-  yard predict data/7/7.png
+  yard predict data/7/0007.png
 
 Every field of yard.toml can be set for one command: `yard up train.epochs=3`, or by a variable:
 YARD_TRAIN_EPOCHS=3. Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong input,

@@ -63,6 +63,9 @@ cd digits
 heading "Preflight: project file, data, one real step, one real export"
 show yard check
 
+heading "Search: two short trials, each a training that is kept"
+show yard tune --trials 2 train.epochs=1 train.workers=1
+
 heading "The whole way: data, training, bundle, registry, service"
 show yard up
 

@@ -59,8 +59,11 @@ def print_table(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    # Pipes and files get lines that are never broken to a screen's width.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+    # Pipes and files get lines that are never broken to a screen's width, and no blanks at their ends.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()))
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
@@ -78,10 +81,7 @@ def _cell(value: object) -> str:
 
 
 def metrics_line(metrics: Mapping[str, float], prefix: str = "test/") -> str:
-    """``accuracy 0.985, loss 0.06`` of one split."""
-    chosen = {
-        name.removeprefix(prefix): value
-        for name, value in metrics.items()
-        if name.startswith(prefix)
-    }
-    return ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+    """``accuracy 0.985, loss 0.06``: the few metrics of one split that fit in a line."""
+    usual = ("accuracy", "f1", "rmse", "r2", "loss")
+    chosen = [(name, metrics[prefix + name]) for name in usual if prefix + name in metrics]
+    return ", ".join(f"{name} {value:.4g}" for name, value in chosen)

@@ -31,10 +31,11 @@ from modelyard.spec.records import (
     WorkerJoined,
     WorkerLost,
 )
+from modelyard.store import open_store
 from modelyard.store.events import read_events
 from modelyard.training import checkpoints
 from modelyard.training.inputs import inputs_of, run_id
-from modelyard.training.train import train
+from modelyard.training.train import complete_run, train
 
 Place = Any
 """conftest.Place: a project folder, its store, and commands run on it."""
@@ -106,6 +107,20 @@ def test_two_workers_give_what_one_gives_and_nothing_is_trained_twice(place: Pla
     began = time.monotonic()
     again = train(place.project(workers=2, epochs=5), place.dataset(project), place.store)
     assert again == two and time.monotonic() - began < 1
+
+
+def test_a_finished_training_needs_no_worker_to_be_recorded_again(place: Place) -> None:
+    """Killed between the workers' result and the record, or moved: what is there is taken."""
+    project = place.project(epochs=1)
+    first = train(project, place.dataset(project), place.store)
+    (Path(first.folder) / "run.json").unlink()
+    second = train(project, place.dataset(project), place.store)
+    assert second.state == "complete" and second.workers == first.workers
+    assert second.metrics == first.metrics and second.best == first.best
+    place.store.root.rename(place.root / "moved")
+    moved = complete_run(open_store(place.root / "moved"), first.id)
+    assert moved is not None and moved.best is not None
+    assert checkpoints.verified(Path(moved.best.folder)).step == moved.best.step
 
 
 def test_a_project_without_a_validation_split_ends_with_the_last_checkpoint(place: Place) -> None:

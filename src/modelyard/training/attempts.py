@@ -293,7 +293,8 @@ def _result(folder: Path) -> Result | None:
         result = Result.from_json((folder / RESULT).read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
-    return result if Path(result.best.folder).is_dir() else None
+    best = replace(result.best, folder=str(checkpoints.folder_of(folder, result.best.step)))
+    return replace(result, best=best) if Path(best.folder).is_dir() else None
 
 
 def _last_step(folder: Path) -> int:

@@ -158,9 +158,9 @@ def _report(course: Course, clock: "_Clock", window: Window, progress: Progress)
 def _judge(course: Course, state: State, progress: Progress) -> Progress:
     """Evaluate, and compare with the best so far. Every worker comes to the same judgement."""
     statistics = evaluate(course.backend, state, course.task, course.validation, course.world)
-    metrics = course.task.metrics(statistics)
     if not np.isfinite(statistics).all():
         raise _not_finite(course, progress.step - 1)
+    metrics = course.task.metrics(statistics)
     if course.world.rank == 0:
         course.emit(
             Evaluated(

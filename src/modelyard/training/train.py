@@ -87,12 +87,12 @@ def train(
 
 def complete_run(store: Store, identifier: str) -> Run | None:
     """The run of that id if it is complete and its best checkpoint is still there."""
-    run = _record(store, identifier)
+    run, folder = _record(store, identifier), store.run_folder(identifier)
     if run is None or run.state != "complete" or run.best is None:
         return None
-    if str(store.run_folder(identifier)) != run.folder or not Path(run.best.folder).is_dir():
-        return None
-    return run
+    # The record holds paths; the store may have been moved since.
+    best = replace(run.best, folder=str(checkpoints.folder_of(folder, run.best.step)))
+    return replace(run, folder=str(folder), best=best) if Path(best.folder).is_dir() else None
 
 
 def _record(store: Store, identifier: str) -> Run | None:

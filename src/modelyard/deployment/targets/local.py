@@ -152,7 +152,8 @@ def _start_supervisor(folder: Path) -> None:
             start_new_session=True,
             check=False,
         ).returncode
-    if code:
+    # Another one may have come between, from a command that was killed: it reads the same wish.
+    if code and processes.live_supervisor(folder) is None:
         last = merged_tail(folder / LOGS, 10)
         raise DeploymentError(
             f"the supervisor could not be started:\n{last}", f"{log} has the whole of it"

@@ -21,6 +21,7 @@ from modelyard.spec.records import (
     WorkerLost,
 )
 
+_BAR_WIDTH = 16
 _SHOWN_METRICS = 2
 
 
@@ -91,7 +92,7 @@ class TerminalProgress:
         self._console = Console(file=stream, highlight=False)
         self._bar = Bar(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=_BAR_WIDTH),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[text]}"),
             console=self._console,
@@ -135,12 +136,15 @@ class TerminalProgress:
         self._bar.update(self._row, completed=event.step)
 
     def _text(self, event: StepDone) -> str:
-        workers = f"{self._workers} workers · " if self._workers > 1 else ""
+        workers = f" · {self._workers} workers" if self._workers > 1 else ""
         validation = f" · validation {self._validation}" if self._validation else ""
-        return (
-            f"{workers}epoch {event.epoch:.1f} · loss {event.loss:.4f} · lr {event.learning_rate:.1e} · "
-            f"{event.samples_per_second:,.0f} samples/s · {duration(event.eta_seconds)} left{validation}"
+        text = (
+            f"{duration(event.eta_seconds)} left · epoch {event.epoch:.1f} · loss {event.loss:.4f}{validation} · "
+            f"{event.samples_per_second:,.0f} samples/s · lr {event.learning_rate:.1e}{workers}"
         )
+        # On a narrow screen the end of the text gives way, not the bar.
+        room = self._console.width - _BAR_WIDTH - len("training  100%  ")
+        return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
 def describe(event: AnyEvent) -> str:

@@ -67,6 +67,9 @@ def test_the_plan_is_a_process_table(tmp_path: Path) -> None:
                 "rank": 0,
                 "arguments": [sys.executable, "-c", "pass"],
                 "environment": {
+                    "MALLOC_MMAP_THRESHOLD_": "33554432",
+                    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+                    "MALLOC_TOP_PAD_": "67108864",
                     "RANK": "0",
                     "LOCAL_RANK": "0",
                     "WORLD_SIZE": "1",

@@ -1,7 +1,9 @@
 """PyTorch: eager steps in one process, distributed data parallel over gloo or nccl in several."""
 
 import contextlib
+import gc
 import inspect
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,7 @@ class TorchOps:
         return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _State:
     """What ``step`` changes in place: torch's own objects."""
 
@@ -77,6 +79,7 @@ class PyTorch(Backend):
     def __init__(self) -> None:
         self._world = _ALONE
         self._device = torch.device("cpu")
+        self._states: weakref.WeakSet[_State] = weakref.WeakSet()
 
     @contextlib.contextmanager
     def join(self, world: World, *, device: str, threads: int) -> Iterator[str]:
@@ -86,7 +89,10 @@ class PyTorch(Backend):
         try:
             self._world, self._device = world, choose_device(device, world)
             with join_workers(world, self._device):
-                yield str(self._device)
+                try:
+                    yield str(self._device)
+                finally:
+                    self._unwrap()
         finally:
             self._world, self._device = before[:2]
             torch.set_num_threads(before[2])
@@ -107,7 +113,7 @@ class PyTorch(Backend):
         unused = _check_model(model, opened.output_size, signature, self._device)
         parameters = tuple(p for p in model.parameters() if p.requires_grad)
         model.train()
-        return _State(
+        state = _State(
             model=model,
             runner=self._wrap(model, unused),
             optimizer=_optimizer(parameters, optimizer),
@@ -116,6 +122,8 @@ class PyTorch(Backend):
             parameters=parameters,
             statistics=tuple(_running_statistics(model)) if self._world.size > 1 else (),
         )
+        self._states.add(state)
+        return state
 
     def step(
         self, state: _State, batch: Batch, settings: StepSettings
@@ -204,6 +212,16 @@ class PyTorch(Backend):
             find_unused_parameters=unused,
             **buffers,
         )
+
+    def _unwrap(self) -> None:
+        """Let go of the wrapped models before the workers part.
+
+        One that outlives its process group makes the interpreter's exit slow, and now and then abort.
+        """
+        if self._world.size > 1:
+            for state in self._states:
+                state.runner, state.statistics = state.model, ()
+            gc.collect()  # the wrapper refers to itself
 
     def _explain(self, error: RuntimeError) -> YardError:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"

@@ -21,6 +21,13 @@ from modelyard.store.files import write_atomic
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _PAUSE = 0.02
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""glibc keeps the memory of large arrays for the next step: without it each step gets its pages anew
+from the kernel, a fifth of the time of a small CNN's step. The largest resident size stays the same."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +56,7 @@ class Local(Engine):
     def plan(self, job: Job) -> Native:
         folder = Path(job.folder).resolve()
         shared = {
+            **_KEEP_MEMORY,
             **job.environment,
             "WORLD_SIZE": str(job.size),
             "LOCAL_WORLD_SIZE": str(job.size),

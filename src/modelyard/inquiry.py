@@ -10,7 +10,7 @@ import msgspec
 from modelyard.bundle.format import read_manifest
 from modelyard.data.preprocess import encode
 from modelyard.flow import ProjectLike, open_project
-from modelyard.spec.errors import DeploymentError, MissingExtraError
+from modelyard.spec.errors import DataError, DeploymentError, MissingExtraError, YardError
 from modelyard.store import Store, registry
 from modelyard.tasks import open_task
 from modelyard.way import open_target
@@ -64,12 +64,25 @@ def _post(url: str, body: bytes, content_type: str) -> list[dict[str, Any]]:
             answer: list[dict[str, Any]] = msgspec.json.decode(response.read())["predictions"]
             return answer
     except urllib.error.HTTPError as error:
-        reason = error.read().decode(errors="replace")
-        raise DeploymentError(
-            f"the service answered {error.code}: {reason}", "see `yard logs`"
-        ) from error
+        raise _refused(error.code, error.read()) from error
     except OSError as error:
         raise DeploymentError(
             f"the service at {url} does not answer: {error}",
             "see `yard status`; bring it up with `yard up`",
         ) from error
+
+
+def _refused(code: int, body: bytes) -> YardError:
+    """The service's own words, whether it found fault with the input or with itself."""
+    try:
+        reason = str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        reason = body.decode(errors="replace").strip() or "without a reason"
+    if code < 500 and code != 429:
+        return DataError(
+            f"the service cannot take this input: {reason}",
+            "mend the input; `/docs` of the service describes it",
+        )
+    return DeploymentError(
+        f"the service answered {code}: {reason}", "see `yard logs` and `yard status`"
+    )

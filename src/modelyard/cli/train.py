@@ -28,7 +28,10 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     print_pairs(
         [
-            ("run", f"{result.id}  ({result.world_size} workers, {result.seconds:.1f} s)"),
+            (
+                "run",
+                f"{result.id}  ({result.world_size} worker{'s' * (result.world_size > 1)}, {result.seconds:.1f} s)",
+            ),
             ("test", metrics_line(result.metrics)),
             ("next", f"yard report {result.id}   or   yard up"),
         ]

@@ -65,7 +65,10 @@ def _result(way: "Way") -> None:
         return
     print_pairs(
         [
-            ("run", f"{run.id}  ({run.world_size} workers, {run.seconds:.1f} s)"),
+            (
+                "run",
+                f"{run.id}  ({run.world_size} worker{'s' * (run.world_size > 1)}, {run.seconds:.1f} s)",
+            ),
             ("test", metrics_line(run.metrics)),
             (
                 "parity",

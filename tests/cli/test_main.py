@@ -59,6 +59,22 @@ def test_mistakes_as_json_for_scripts(tmp_path: Path) -> None:
     assert {"data.path", "model", "modle"} <= {item["where"] for item in body["mistakes"]}
 
 
+def test_every_mistake_is_told_in_one_run(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "yard.toml").write_text(
+        '[project]\nname = "My Digits"\n[data]\nsource = "imagse"\npath = "dat"\n'
+        '[model]\nbuild = "cnn-small"\nbulid = 1\n'
+        '[train]\nepochs = "ten"\nbatch_size = 2\nworkers = 4\noptimizer = { name = "adamv" }\n'
+    )
+    done = yard("up", folder=tmp_path)
+    assert done.returncode == 2
+    assert "7 mistakes" in done.stderr
+    places = [line.split(": ")[0].strip() for line in done.stderr.splitlines()[1:]]
+    assert places == [f"yard.toml:{line}" for line in (2, 4, 5, 8, 10, 11, 13)]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".yard").exists()
+
+
 def test_schema_and_completion_and_plugins() -> None:
     assert json.loads(yard("schema").stdout)["required"] == ["project", "data", "model"]
     assert "_shtab_yard" in yard("completion", "bash").stdout

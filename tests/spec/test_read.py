@@ -94,31 +94,20 @@ workers = 64
 optimizer = { name = "adamv" }
 """,
     )
-    assert set(found) == {
+    assert list(found) == [
         "2 project.name",
         "5 data.source",
         "6 data.path",
         "10 model.bulid",
+        "12 train.batch_size",  # not written in the file: the line of its table
         "13 train.epochs",
-        "14 train.batch_size",
         "15 train.optimizer.name",
-    } or set(found) == {
-        "2 project.name",
-        "5 data.source",
-        "6 data.path",
-        "10 model.bulid",
-        "13 train.epochs",
-        "12 train.batch_size",
-        "15 train.optimizer.name",
-    }
+    ]
     assert "did you mean 'images'" in found["5 data.source"]
     assert "did you mean 'data'" in found["6 data.path"]
     assert "did you mean 'build'" in found["10 model.bulid"]
     assert "expected a valid number" in found["13 train.epochs"]
-    assert (
-        "did you mean 'adamw'" in found["15 train.optimizer.name"]
-        or "did you mean 'adam'" in found["15 train.optimizer.name"]
-    )
+    assert "did you mean 'adam'" in found["15 train.optimizer.name"]
 
 
 def test_a_missing_field_names_its_section(folder: Path) -> None:

@@ -197,6 +197,7 @@ def deploy(project: ProjectLike = "yard.toml", version: ModelVersion | None = No
     chosen = version or add(opened)
     target = open_target(opened.deploy.target)
     folder = store.deployment_folder(opened.name)
+    registry.unpack(store, chosen.digest)  # what the replicas read
     deployment = target.apply(folder, target.plan(service_of(opened, store, chosen)))
     registry.set_alias(store, opened.name, "production", chosen.version)
     write_monitoring(deployment, folder)

@@ -148,7 +148,7 @@ def service_of(project: Project, store: Store, version: ModelVersion) -> Service
         model=version.name,
         version=version.version,
         digest=version.digest,
-        bundle_folder=str(registry.unpack(store, version.digest)),
+        bundle_folder=str(store.bundle_folder(version.digest)),
         host=project.serve.host,
         port=project.serve.port,
         replicas=project.deploy.replicas,

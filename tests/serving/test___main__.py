@@ -234,8 +234,10 @@ def test_a_slow_body_does_not_hold_a_place_for_ever(bundle: Bundle, start: Start
     server = start(bundle(), "--timeout-seconds", "0.3").wait_ready()
     with socket.create_connection(("127.0.0.1", server.about["port"]), 10) as link:
         link.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[1,")
-        link.settimeout(10)
+        link.settimeout(30)
+        began = time.monotonic()
         answer = link.recv(65536)
+    assert time.monotonic() - began > 4  # the limit on inference is not the limit on slow lines
     assert b" 408 " in answer.splitlines()[0]
     assert httpx.get(server.url + "/v2/health/ready").status_code == 200
 

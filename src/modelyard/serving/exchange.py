@@ -21,6 +21,7 @@ _log = logging.getLogger("modelyard.serving")
 _WATCH_AFTER = 0.05
 """Seconds until it is worth a task to notice that the client has gone."""
 _DISCARD_SECONDS = 1.0
+_LEAST_BODY_SECONDS = 5.0
 _BODY_READ = "modelyard.body_read"
 _GONE = 499
 """nginx's code for a client that did not wait; nobody receives it, it is only counted."""
@@ -137,6 +138,12 @@ def _body_size(request: Request, limit: int) -> int:
     """The most bytes that the body can take here; one of unknown length is counted as the largest."""
     declared = request.headers.get("content-length", "")
     return min(int(declared), limit) if declared.isdigit() else limit
+
+
+def body_seconds(plane: "Plane") -> float:
+    """How long a body may take to come: as long as an answer, but never so short that a tight limit
+    on inference turns away clients on slow lines, or that a busy server blames them for its own delay."""
+    return max(plane.timeout_seconds, _LEAST_BODY_SECONDS)
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

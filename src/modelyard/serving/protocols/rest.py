@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from modelyard import __version__
 from modelyard.serving.exchange import (
+    body_seconds,
     counted,
     error_response,
     json_response,
@@ -72,7 +73,7 @@ class Rest(Protocol):
         started = time.monotonic()
         plane = self._plane
         self._check_model(request)
-        body = await read_body(request, plane.max_request_bytes, plane.timeout_seconds)
+        body = await read_body(request, plane.max_request_bytes, body_seconds(plane))
         asked = await off_loop(
             len(body), decode_request, body, request.headers.get(_HEADER_LENGTH), plane.signature
         )
@@ -92,7 +93,7 @@ class Rest(Protocol):
 
     async def _predict(self, request: Request) -> Response:
         plane = self._plane
-        body = await read_body(request, plane.max_request_bytes, plane.timeout_seconds)
+        body = await read_body(request, plane.max_request_bytes, body_seconds(plane))
         items = await read_items(request.headers, body, plane.manifest.input)
         predictions = await plane.predict(items)
         return json_response(

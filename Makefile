@@ -8,13 +8,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-bench
 # One thread per process: the tests start many processes, and two workers run them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test quick lint types docs bench clean
+.PHONY: help install demo test quick lint types docs bench bench-peers clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(STAMP)  ## make .venv with everything in it (again only when pyproject.toml or constraints.txt changed)
 
@@ -52,6 +53,15 @@ bench: install  ## start-up time, and the training loop against a hand-written o
 	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.training_loop
 
-clean:  ## remove what was made, except .venv
+bench-peers: $(PEERS)/.installed  ## training and data against the peers (Lightning, Accelerate, Keras, Ray, …), in .venv-bench
+	$(PEERS)/bin/python -m benchmarks.training_loop
+
+$(PEERS)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@echo "installing the peers into $(PEERS) (4 GB, several minutes the first time)"
+	@$(PEERS)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/requirements.txt -e '.[all,dev]'
+	@touch $@
+
+clean:  ## remove what was made, except .venv and .venv-bench
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

@@ -6,10 +6,14 @@ a function that does the work once and returns its measure (seconds, or samples 
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ def _row(name: str, values: list[float], base: list[float]) -> Row:
         ratio=statistics.median(ratios),
         ratio_low=min(ratios),
         ratio_high=max(ratios),
+    )
+
+
+def peers_python() -> str:
+    """The interpreter that has the peers, for every contender of a comparison.
+
+    ``MODELYARD_BENCH_PYTHON``, else that of ``make bench-peers``, else this one, with what it happens to have.
+    """
+    made = ROOT / ".venv-bench" / "bin" / "python"
+    return os.environ.get("MODELYARD_BENCH_PYTHON") or (
+        str(made) if made.exists() else sys.executable
     )
 
 

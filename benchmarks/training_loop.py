@@ -72,7 +72,7 @@ def ours(steps: int) -> float:
 
     backend = open_backend("pytorch")
     settings = OptimizerSettings(name="adamw", weight_decay=DECAY)
-    state = backend.begin(model(), TASK, settings, SIGNATURE)
+    state = backend.begin(model(), TASK, settings, SIGNATURE, INPUT)
     everything = np.arange(SAMPLES)
     train = Split(spec=INPUT, inputs=IMAGES, targets=LABELS, positions=everything)
     section = TrainSection(

@@ -132,16 +132,17 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     )
     split = open_split(dataset, "train")
     with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
-        state = backend.begin(model, dataset.task, settings, signature)
+        state = backend.begin(model, dataset.task, settings, signature, dataset.input)
         positions = Cursor(len(split), project.train.batch_size, 0).indices(0)
-        inputs, targets = split.batch(positions)
-        batch = Batch(inputs=inputs, targets=targets, global_size=len(targets))
+        stored, targets = split.stored(positions)
+        batch = Batch(inputs=stored, targets=targets, global_size=len(targets))
         state, result = backend.step(state, batch, StepSettings(learning_rate=optimizer.lr, seed=0))
-        outputs = backend.evaluate(state, inputs[:8])
+        inputs, _ = split.batch(positions[:8])
+        outputs = backend.evaluate(state, inputs)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             backend.export(state, path, signature)
-            error = compare(path, signature, inputs[:8], outputs)
+            error = compare(path, signature, inputs, outputs)
     state_of_export: Literal["ok", "failed"] = "ok" if error <= 1e-4 else "failed"
     return [
         Check(

@@ -14,9 +14,10 @@ from modelyard.backends import pytorch_workers
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
 from modelyard.backends.contract import BackendContract, Case, read_result, run_workers
 from modelyard.backends.pytorch import PyTorch
+from modelyard.data.preprocess import finish
 from modelyard.spec.errors import ExportError, ModelError, TrainingError
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import Signature, Tensor
+from modelyard.spec.signature import ImageInput, Signature, Tensor
 from modelyard.spec.work import World
 
 REGRESSION = TaskSpec(type="regression", target="y", loss="mean-squared-error")
@@ -283,3 +284,31 @@ def test_an_export_is_quiet_and_says_nothing_of_this_machine(
     content = (tmp_path / "a.onnx").read_bytes()
     assert content == (tmp_path / "b.onnx").read_bytes()
     assert b"/torch/" not in content and __file__.encode() not in content
+
+
+def test_pictures_are_finished_on_the_device_as_preparation_would() -> None:
+    """Bit for bit on the CPU: a service's answers and a training's are of the same numbers."""
+    spec = ImageInput(height=8, width=8, color="rgb", mean=(0.48, 0.45, 0.4), std=(0.22, 0.2, 0.3))
+    stored = np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(4, 3, 8, 8)
+
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs.clone())
+            return inputs.flatten(1)[:, :1] * self.unused
+
+    seen: list[torch.Tensor] = []
+    backend = PyTorch()
+    signature = Signature(
+        inputs=(Tensor(name="input", dtype="float32", shape=(None, *spec.shape)),),
+        outputs=SIGNATURE.outputs,
+    )
+    state = backend.begin(Same(), REGRESSION, SGD, signature, spec)
+    backend.evaluate(state, stored)
+    np.testing.assert_array_equal(seen[-1].numpy(), finish(spec, stored))
+    bare = backend.begin(Same(), REGRESSION, SGD, signature)
+    with pytest.raises(ValueError, match="need the `input`"):
+        backend.evaluate(bare, stored)

@@ -7,7 +7,10 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
 - ``seed`` fixes what the framework draws from then on; it is called before the user's function
   builds the model, so that initial weights are the same each time.
 - ``begin`` builds the state from the model that the user's function returned. All workers must hold
-  the same weights afterwards. It refuses a model whose output does not fit the task.
+  the same weights afterwards. It refuses a model whose output does not fit the task. Where it is
+  told how the samples are made (``input``, an ``ImageInput``), ``step`` and ``evaluate`` take
+  pictures as they are stored too, uint8, and finish them on the device: ``x * input.scale +
+  input.shift`` a channel, in float32, after the conversion to float32.
 - ``step`` does one optimizer step on this worker's share of a global batch, so that the result
   equals a single process's step on the whole batch: the loss is the sum over local samples divided
   by the *global* batch size, gradients are summed over workers. Randomness (dropout) comes only
@@ -31,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import Signature
+from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
 from modelyard.tasks.base import Ops
 
@@ -47,10 +50,10 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """This worker's share of a global batch, in model form."""
+    """This worker's share of a global batch."""
 
-    inputs: NDArray[np.float32]
-    """(n, *shape)"""
+    inputs: NDArray[Any]
+    """(n, *shape): float32 in model form, or uint8 as stored where ``begin`` was given the ``input``."""
     targets: NDArray[Any]
     """(n,) int64 or float32"""
     global_size: int
@@ -99,7 +102,12 @@ class Backend(ABC):
 
     @abstractmethod
     def begin(
-        self, model: object, task: TaskSpec, optimizer: OptimizerSettings, signature: Signature
+        self,
+        model: object,
+        task: TaskSpec,
+        optimizer: OptimizerSettings,
+        signature: Signature,
+        input: NaturalInput | None = None,  # noqa: A002
     ) -> State:
         """Raises ModelError where the model does not take ``signature.inputs`` or give ``signature.outputs``."""
 
@@ -109,8 +117,8 @@ class Backend(ABC):
     ) -> tuple[State, StepResult]: ...
 
     @abstractmethod
-    def evaluate(self, state: State, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, *shape) -> (n, output_size)."""
+    def evaluate(self, state: State, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """(n, *shape), in a form that ``step`` takes -> (n, output_size)."""
 
     @abstractmethod
     def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

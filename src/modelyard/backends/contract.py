@@ -34,7 +34,7 @@ from modelyard.backends.snapshots import read_snapshot, write_snapshot
 from modelyard.backends.source import build_model
 from modelyard.spec.errors import ModelError, YardError
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import Signature, Tensor
+from modelyard.spec.signature import ImageInput, Signature, Tensor
 from modelyard.spec.work import World
 
 _CLASSES = ("a", "b", "c")
@@ -180,6 +180,32 @@ class BackendContract:
             np.testing.assert_allclose(answer, backend.evaluate(state, inputs), atol=1e-4)
         state, _ = _train(backend, state, self.case, range(3, 5))  # still trains afterwards
 
+    def test_pictures_as_stored_give_what_their_model_form_gives(self) -> None:
+        shape = self.case.input_shape
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            return  # not a picture's shape
+        spec = ImageInput(
+            height=shape[1],
+            width=shape[2],
+            color="grey" if shape[0] == 1 else "rgb",
+            mean=(0.4, 0.5, 0.6)[: shape[0]],
+            std=(0.2, 0.3, 0.25)[: shape[0]],
+        )
+        stored = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
+        mean, std = (np.array(v).reshape(-1, 1, 1) for v in (spec.mean, spec.std))
+        finished = ((stored / 255 - mean) / std).astype(np.float32)
+        ends, outputs = [], []
+        for inputs in (stored, finished):
+            backend = open_backend(self.case.backend)
+            optimizer = OptimizerSettings(name="sgd")
+            state = _begin_with(backend, self.case, optimizer, 0, spec)
+            batch = Batch(inputs=inputs, targets=np.arange(8) % 3, global_size=8)
+            outputs.append(backend.evaluate(state, inputs))
+            state, _ = backend.step(state, batch, StepSettings(learning_rate=0.1, seed=0))
+            ends.append(backend.snapshot(state))
+        np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-4)
+        _assert_close(ends[0], ends[1], 1e-4)
+
     def test_a_model_that_does_not_fit_the_task_is_refused(self) -> None:
         wrong = msgspec.structs.replace(self.case, args=self.case.wrong_args)
         error = _refusal(_begin, wrong, OptimizerSettings(name="sgd"))
@@ -192,10 +218,16 @@ def _begin(case: Case, optimizer: OptimizerSettings, seed: int = 0) -> tuple[Bac
     return backend, _begin_with(backend, case, optimizer, seed)
 
 
-def _begin_with(backend: Backend, case: Case, optimizer: OptimizerSettings, seed: int) -> State:
+def _begin_with(
+    backend: Backend,
+    case: Case,
+    optimizer: OptimizerSettings,
+    seed: int,
+    input: ImageInput | None = None,  # noqa: A002
+) -> State:
     backend.seed(seed)
     model = build_model(Path(case.root), case.build, case.args, case.signature, case.task)
-    return backend.begin(model, case.task, optimizer, case.signature)
+    return backend.begin(model, case.task, optimizer, case.signature, input)
 
 
 def _samples(case: Case, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -27,7 +27,7 @@ from modelyard.backends.pytorch_state import restore_state, snapshot_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import Signature
+from modelyard.spec.signature import ImageInput, NaturalInput, Signature
 from modelyard.spec.work import World
 from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
@@ -68,6 +68,8 @@ class _State:
     parameters: tuple[nn.Parameter, ...]
     statistics: tuple[torch.Tensor, ...]
     """Running means and variances, which workers must keep equal."""
+    finish: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Scale and shift that make model form from pictures as they are stored."""
 
 
 class PyTorch(Backend):
@@ -101,7 +103,12 @@ class PyTorch(Backend):
         torch.manual_seed(value)
 
     def begin(
-        self, model: object, task: TaskSpec, optimizer: OptimizerSettings, signature: Signature
+        self,
+        model: object,
+        task: TaskSpec,
+        optimizer: OptimizerSettings,
+        signature: Signature,
+        input: NaturalInput | None = None,  # noqa: A002
     ) -> _State:
         if not isinstance(model, nn.Module):
             raise ModelError(
@@ -121,6 +128,7 @@ class PyTorch(Backend):
             task=opened,
             parameters=parameters,
             statistics=tuple(_running_statistics(model)) if self._world.size > 1 else (),
+            finish=_finish(input, self._device),
         )
         self._states.add(state)
         return state
@@ -134,11 +142,13 @@ class PyTorch(Backend):
         except RuntimeError as error:
             raise self._explain(error) from error
 
-    def evaluate(self, state: _State, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def evaluate(self, state: _State, inputs: NDArray[Any]) -> NDArray[np.float32]:
         state.model.eval()
         try:
             with torch.inference_mode():
-                outputs: NDArray[np.float32] = state.model(self._tensor(inputs)).cpu().numpy()
+                outputs: NDArray[np.float32] = (
+                    state.model(self._inputs(state, inputs)).cpu().numpy()
+                )
         except RuntimeError as error:
             raise self._explain(error) from error
         finally:
@@ -173,7 +183,9 @@ class PyTorch(Backend):
     def _step(self, state: _State, batch: Batch, settings: StepSettings) -> StepResult:
         self._seed_step(settings.seed)
         losses = state.task.loss(
-            self.ops, state.runner(self._tensor(batch.inputs)), self._tensor(batch.targets)
+            self.ops,
+            state.runner(self._inputs(state, batch.inputs)),
+            self._tensor(batch.targets),
         )
         loss = losses.sum() / batch.global_size
         # DDP divides the summed gradients by the number of workers; this loss is already a share.
@@ -200,6 +212,16 @@ class PyTorch(Backend):
         if not (array.flags.writeable and array.flags.c_contiguous):
             array = np.array(array, order="C")
         return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+    def _inputs(self, state: _State, array: NDArray[Any]) -> torch.Tensor:
+        """In model form, on the device. Pictures travel as bytes: a quarter of what float32 takes."""
+        tensor = self._tensor(array)
+        if tensor.dtype != torch.uint8:
+            return tensor
+        if state.finish is None:
+            raise ValueError("uint8 inputs need the `input` that begin() was not given")
+        scale, shift = state.finish
+        return tensor.to(torch.float32).mul_(scale).add_(shift)
 
     def _wrap(self, model: nn.Module, unused: bool) -> nn.Module:
         if self._world.size == 1:
@@ -281,6 +303,19 @@ def _check_model(
         )
     gradients = torch.autograd.grad(outputs.sum(), trained, allow_unused=True)
     return any(gradient is None for gradient in gradients)
+
+
+def _finish(
+    spec: NaturalInput | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Scale and shift of each channel, (channels, 1, 1), where samples are pictures."""
+    if not isinstance(spec, ImageInput):
+        return None
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+        for values in (spec.scale, spec.shift)
+    )
+    return scale, shift
 
 
 def _describe(tensor: torch.Tensor) -> str:

@@ -19,7 +19,7 @@ from modelyard.data.split import SPLITS
 from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_error
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
-from modelyard.spec.signature import NaturalInput
+from modelyard.spec.signature import ImageInput, NaturalInput
 from modelyard.store import Store
 from modelyard.store.files import lock, new_folder
 
@@ -121,6 +121,13 @@ class Split:
         """Samples by their places in the split -> inputs in model form, float32 (n, *shape), and targets (n,)."""
         rows = self.positions[positions]
         return finish(self.spec, self.inputs[rows]), self.targets[rows]
+
+    def stored(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As ``batch``, but images as they are stored: uint8, for the backend to finish on its device."""
+        if isinstance(self.spec, ImageInput):
+            rows = self.positions[positions]
+            return self.inputs[rows], self.targets[rows]
+        return self.batch(positions)
 
 
 def open_split(dataset: Dataset, name: str) -> Split:

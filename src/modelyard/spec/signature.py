@@ -43,6 +43,16 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
         """Shape of one sample in model form."""
         return (self.channels, self.height, self.width)
 
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """For each channel: model form is ``stored * scale + shift``, in float32."""
+        return tuple(1.0 / (255.0 * std) for std in self.std)
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """See ``scale``."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
 
 class NumericColumn(msgspec.Struct, frozen=True, kw_only=True, tag="numeric"):
     """A number: missing becomes ``fill`` (the training median), then ``(x - mean) / std``."""

@@ -19,7 +19,7 @@ def evaluate(
     nothing = task.statistics(np.zeros((0, task.output_size), np.float32), split.targets[:0])
     total = np.zeros_like(nothing)
     for first in range(start, end, LARGEST_BATCH):
-        inputs, targets = split.batch(np.arange(first, min(first + LARGEST_BATCH, end)))
+        inputs, targets = split.stored(np.arange(first, min(first + LARGEST_BATCH, end)))
         total += task.statistics(backend.evaluate(state, inputs), targets)
     return backend.reduce(total)
 

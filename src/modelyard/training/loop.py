@@ -109,7 +109,7 @@ def _run_steps(course: Course, state: State, start: int, end: int, meetings: Mee
     the thread only takes turns with the step.
     """
     world, section, cursor = course.world, course.section, course.cursor
-    step_on, batch_of = course.backend.step, course.train.batch
+    step_on, batch_of = course.backend.step, course.train.stored
     for step in range(start, end):
         inputs, targets = batch_of(cursor.share(step, world.rank, world.size))
         state, result = step_on(

@@ -89,7 +89,9 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool]) -> 
             )
         )
         backend.seed(order.seed)
-        state = backend.begin(build(), order.task, _optimizer(order), order.signature)
+        state = backend.begin(
+            build(), order.task, _optimizer(order), order.signature, order.dataset.input
+        )
         course = _course(order, world, backend, log.append, asked_to_stop)
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)

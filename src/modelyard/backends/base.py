@@ -13,13 +13,13 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   input.shift`` a channel, in float32, after the conversion to float32.
 - ``step`` does one optimizer step on this worker's share of a global batch, so that the result
   equals a single process's step on the whole batch: the loss is the sum over local samples divided
-  by the *global* batch size, gradients are summed over workers. Randomness (dropout) comes only
+  by the *global* batch size, gradients are summed over workers. With ``batch.other_targets`` the
+  loss of a sample is ``weight * loss(targets) + (1 - weight) * loss(other_targets)``. Randomness (dropout) comes only
   from ``settings.seed``, so that a resumed run draws the same numbers.
 - ``evaluate`` gives the outputs for a batch without changing the state.
 - ``reduce`` adds a small NumPy array over all workers (statistics, flags); every worker calls it.
-- ``snapshot``/``restore`` give and take the training state as named arrays and plain numbers:
-  nothing that would need pickle. A worker that holds only slices of some tensors gives these, and
-  says where they lie (``Snapshot.parts``); ``restore`` is given whole tensors on every worker.
+- ``snapshot``/``restore`` give and take the whole training state as named arrays and plain
+  numbers: nothing that would need pickle.
 - ``export`` writes an ONNX file with a dynamic batch axis.
 
 Third parties prove theirs with ``modelyard.backends.contract``.
@@ -59,6 +59,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """(n,) int64 or float32"""
     global_size: int
     """Samples of the whole batch, over all workers."""
+    other_targets: NDArray[Any] | None = None
+    """(n,) as ``targets``, where samples are blends of two; with it comes ``weight``."""
+    weight: NDArray[np.float32] | None = None
+    """(n,) in 0 to 1: the share of ``targets`` in each sample's loss; the rest is ``other_targets``'."""
 
 
 class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,24 +83,13 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """Before clipping; None where no clipping was asked for."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a slice that one worker holds lies in the whole tensor."""
-
-    offset: tuple[int, ...]
-    """Index of the slice's first element, one number an axis; its size is the array's own shape."""
-    shape: tuple[int, ...]
-    """Of the whole tensor."""
-
-
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A training state, or one worker's share of it; what a backend restores is always whole."""
+    """A training state that any process can take up again."""
 
     tensors: dict[str, NDArray[Any]]
     """``model.*`` are the weights; ``optimizer.*`` the rest."""
     numbers: dict[str, Any]
-    """JSON-able; the same on all workers."""
-    parts: dict[str, Part] = {}
-    """For tensors of which this worker holds a slice; the others are whole and equal on all workers."""
+    """JSON-able."""
 
 
 class Backend(ABC):
@@ -140,17 +133,9 @@ class Backend(ABC):
     def snapshot(self, state: State) -> Snapshot:
         """A copy: later steps do not change it."""
 
-    def view(self, state: State) -> Snapshot:
-        """Like ``snapshot``, but may share the state's memory: good until the next step.
-
-        A checkpoint's writer copies it into memory of its own. A backend that has nothing to share
-        leaves this as it is.
-        """
-        return self.snapshot(state)
-
     @abstractmethod
     def restore(self, state: State, snapshot: Snapshot) -> State:
-        """Takes whole tensors, whatever ``snapshot`` gives. Raises ModelError where names or shapes do not fit the model."""
+        """Raises ModelError where names or shapes do not fit the model."""
 
     @abstractmethod
     def export(self, state: State, path: Path, signature: Signature) -> None:

@@ -23,7 +23,7 @@ from modelyard.backends.base import (
     StepResult,
     StepSettings,
 )
-from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
+from modelyard.backends.pytorch_state import restore_state, snapshot_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
 from modelyard.spec.records import TaskSpec
@@ -170,9 +170,6 @@ class PyTorch(Backend):
     def snapshot(self, state: _State) -> Snapshot:
         return snapshot_state(state.model, state.optimizer, state.settings.name)
 
-    def view(self, state: _State) -> Snapshot:
-        return view_state(state.model, state.optimizer, state.settings.name)
-
     def restore(self, state: _State, snapshot: Snapshot) -> _State:
         restore_state(state.model, state.optimizer, state.settings.name, snapshot)
         return state
@@ -185,12 +182,8 @@ class PyTorch(Backend):
 
     def _step(self, state: _State, batch: Batch, settings: StepSettings) -> StepResult:
         self._seed_step(settings.seed)
-        losses = state.task.loss(
-            self.ops,
-            state.runner(self._inputs(state, batch.inputs)),
-            self._tensor(batch.targets),
-        )
-        loss = losses.sum() / batch.global_size
+        outputs = state.runner(self._inputs(state, batch.inputs))
+        loss: Any = self._losses(state.task, outputs, batch).sum() / batch.global_size
         # DDP divides the summed gradients by the number of workers; this loss is already a share.
         (loss * self._world.size if self._world.size > 1 else loss).backward()
         norm = None
@@ -203,6 +196,14 @@ class PyTorch(Backend):
         if state.statistics:
             _average(state.statistics, len(batch.targets) / batch.global_size)
         return StepResult(loss=loss.detach(), gradient_norm=norm)
+
+    def _losses(self, task: Task, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """One for each sample; of a blend of two, each label's by its share."""
+        losses: torch.Tensor = task.loss(self.ops, outputs, self._tensor(batch.targets))
+        if batch.other_targets is None or batch.weight is None:
+            return losses
+        others = task.loss(self.ops, outputs, self._tensor(batch.other_targets))
+        return torch.lerp(others, losses, self._tensor(batch.weight))
 
     def _seed_step(self, seed: int) -> None:
         # torch.manual_seed visits every kind of device; only the one in use draws numbers.

@@ -18,8 +18,9 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   from ``settings.seed``, so that a resumed run draws the same numbers.
 - ``evaluate`` gives the outputs for a batch without changing the state.
 - ``reduce`` adds a small NumPy array over all workers (statistics, flags); every worker calls it.
-- ``snapshot``/``restore`` give and take the whole training state as named arrays and plain
-  numbers: nothing that would need pickle.
+- ``snapshot``/``restore`` give and take the training state as named arrays and plain numbers:
+  nothing that would need pickle. A worker that holds only slices of some tensors gives these, and
+  says where they lie (``Snapshot.parts``); ``restore`` is given whole tensors on every worker.
 - ``export`` writes an ONNX file with a dynamic batch axis.
 
 Third parties prove theirs with ``modelyard.backends.contract``.
@@ -83,13 +84,24 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """Before clipping; None where no clipping was asked for."""
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a slice that one worker holds lies in the whole tensor."""
+
+    offset: tuple[int, ...]
+    """Index of the slice's first element, one number an axis; its size is the array's own shape."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A training state that any process can take up again."""
+    """A training state, or one worker's share of it; what a backend restores is always whole."""
 
     tensors: dict[str, NDArray[Any]]
     """``model.*`` are the weights; ``optimizer.*`` the rest."""
     numbers: dict[str, Any]
-    """JSON-able."""
+    """JSON-able; the same on all workers."""
+    parts: dict[str, Part] = {}
+    """For tensors of which this worker holds a slice; the others are whole and equal on all workers."""
 
 
 class Backend(ABC):
@@ -133,9 +145,17 @@ class Backend(ABC):
     def snapshot(self, state: State) -> Snapshot:
         """A copy: later steps do not change it."""
 
+    def view(self, state: State) -> Snapshot:
+        """Like ``snapshot``, but may share the state's memory: good until the next step.
+
+        A checkpoint's writer copies it into memory of its own. A backend that has nothing to share
+        leaves this as it is.
+        """
+        return self.snapshot(state)
+
     @abstractmethod
     def restore(self, state: State, snapshot: Snapshot) -> State:
-        """Raises ModelError where names or shapes do not fit the model."""
+        """Takes whole tensors, whatever ``snapshot`` gives. Raises ModelError where names or shapes do not fit the model."""
 
     @abstractmethod
     def export(self, state: State, path: Path, signature: Signature) -> None:

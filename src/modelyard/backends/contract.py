@@ -125,6 +125,7 @@ class BackendContract:
             backend, state = _begin(self.case, optimizer)
             state, _ = _train(backend, state, self.case, range(4))
             snapshot = backend.snapshot(state)
+            _assert_equal(backend.view(state), snapshot)
             (tmp_path / name).mkdir()
             files = write_snapshot(tmp_path / name, snapshot)
             state, _ = _train(backend, state, self.case, range(4, 8))

@@ -23,7 +23,7 @@ from modelyard.backends.base import (
     StepResult,
     StepSettings,
 )
-from modelyard.backends.pytorch_state import restore_state, snapshot_state
+from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
 from modelyard.spec.records import TaskSpec
@@ -169,6 +169,9 @@ class PyTorch(Backend):
 
     def snapshot(self, state: _State) -> Snapshot:
         return snapshot_state(state.model, state.optimizer, state.settings.name)
+
+    def view(self, state: _State) -> Snapshot:
+        return view_state(state.model, state.optimizer, state.settings.name)
 
     def restore(self, state: _State, snapshot: Snapshot) -> _State:
         restore_state(state.model, state.optimizer, state.settings.name, snapshot)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,6 +16,12 @@ Arrays = dict[str, NDArray[Any]]
 
 def snapshot_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
     """``model.<name>`` and ``optimizer.<parameter>.<quantity>``: copies, with the dtypes they have."""
+    lent = view_state(model, optimizer, name)
+    return replace(lent, tensors={key: array.copy() for key, array in lent.tensors.items()})
+
+
+def view_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
+    """The same, sharing memory with tensors that lie on the CPU."""
     tensors = {f"model.{key}": _array(key, value) for key, value in model.state_dict().items()}
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     for parameter, quantities in optimizer.state.items():
@@ -51,7 +58,7 @@ def restore_state(
 
 def _array(name: str, value: torch.Tensor) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = value.detach().cpu().numpy().copy()
+        array: NDArray[Any] = value.detach().cpu().numpy()
     except TypeError as error:
         raise ModelError(
             f"{name} has the dtype {value.dtype}, which cannot be kept in a checkpoint",

@@ -26,6 +26,7 @@ from modelyard.store import Store, open_store, registry
 from modelyard.store.events import read_events
 from modelyard.tasks import names as task_names
 from modelyard.tasks import open_task
+from modelyard.training.inputs import is_input
 from modelyard.training.train import train as train_model
 from modelyard.training.tuning.search import Study, Trial, search
 from modelyard.way import Stage, Way, look, open_target, service_of
@@ -118,13 +119,13 @@ def tune(
 
 def _with_fields(project: Project, fields: Mapping[str, Any]) -> Project:
     """The same project with some dotted fields replaced. Raises ProjectError for a field that does not exist."""
-    if wrong := [name for name in fields if not name.startswith(("train.", "model."))]:
+    if wrong := [name for name in fields if not is_input(name)]:
         raise ProjectError(
             [
                 Mistake(
                     f"tune.space.{wrong[0]}",
                     "cannot be searched",
-                    "a field of train or model",
+                    "a field of train or model that changes the result",
                     "",
                     "yard.toml",
                 )

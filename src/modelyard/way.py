@@ -13,6 +13,7 @@ from modelyard.spec.plugins import load
 from modelyard.spec.project import Project
 from modelyard.spec.records import Bundle, Dataset, Deployment, ModelVersion, Run, Service
 from modelyard.store import Store, registry
+from modelyard.training import budget
 from modelyard.training.train import inputs_of, run_id
 
 
@@ -64,11 +65,12 @@ def _look_along(project: Project, store: Store, way: Way) -> Iterator[Stage]:
     )
     inputs = inputs_of(project, identifier, code_digest(project.root, project.model.build))
     run = store.read_or_none(store.run_folder(run_id(inputs)) / "run.json", Run)
-    way.run = run if run and run.state == "complete" else None
+    more = run is not None and budget.goes_on(project.train, run.reason, run.step, run.spent)
+    way.run = run if run and run.state == "complete" and not more else None
     yield Stage(
         "train",
         way.run is not None,
-        f"run {way.run.id}" if way.run else _why_train(store, project.name, inputs, run),
+        _finished(way.run) if way.run else _why_train(store, project.name, inputs, run),
     )
     if way.run is None:
         yield from (
@@ -94,8 +96,15 @@ def _look_along(project: Project, store: Store, way: Way) -> Iterator[Stage]:
     yield Stage("service", current, reason)
 
 
+def _finished(run: Run) -> str:
+    ended = budget.explain(run)
+    return f"run {run.id}, ended {ended}" if ended else f"run {run.id}"
+
+
 def _why_train(store: Store, name: str, inputs: Mapping[str, str], run: Run | None) -> str:
     """What is different from the newest run of this project, in the user's own field names."""
+    if run is not None and run.state == "complete":
+        return f"run {run.id} was ended by its {run.reason} at step {run.step}; the budget is larger now"
     if run is not None:
         return f"run {run.id} is {run.state}: it goes on from its last checkpoint"
     earlier = [item for item in list_runs(store) if item.project == name]

@@ -2,6 +2,9 @@
 
 import io
 import json
+import time
+
+import msgspec
 
 from modelyard.spec.records import (
     AnyEvent,
@@ -19,8 +22,11 @@ from modelyard.training.progress import (
     JsonProgress,
     PlainProgress,
     TerminalProgress,
+    describe,
     duration,
     progress_for,
+    size,
+    usage_text,
 )
 
 STEP = StepDone(
@@ -80,6 +86,34 @@ def test_plain_lines_tell_a_step_when_it_is_time() -> None:
         "step 50/100, epoch 2.50: loss 0.1234, learning rate 1.00e-03, 12,346 samples/s, 1 min 15 s left"
         in stream.getvalue()
     )
+
+
+def test_a_silence_is_told_at_least_once_an_interval() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream, interval=0.2)
+    for event in EVENTS[1:3]:
+        progress(event)
+    deadline = time.monotonic() + 10
+    while stream.getvalue().count("no news") < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    progress.close()
+    text = stream.getvalue()
+    assert text.count("step 50/100: no news for") >= 2
+    time.sleep(0.3)
+    assert stream.getvalue() == text
+
+
+def test_what_is_used_is_shown_where_it_is_known() -> None:
+    event = msgspec.structs.replace(
+        STEP, gradient_norm=1.234, memory=1_234_000_000, cpu=1.94, data_wait=0.034,
+        device_memory=8_100_000_000, device_use=0.97,
+    )  # fmt: skip
+    assert usage_text(event) == (
+        "1.2 GB · 1.9 cores busy · GPU 8.1 GB 97 % busy · 3 % waiting for data"
+    )
+    assert usage_text(STEP) == ""
+    assert "gradient norm 1.23, " in describe(event)
+    assert [size(n) for n in (1200, 45e6, 1.5e6, 25e9)] == ["1 kB", "45 MB", "1.5 MB", "25 GB"]
 
 
 def test_the_live_line_shows_pace_and_keeps_what_is_rare() -> None:

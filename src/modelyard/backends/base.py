@@ -73,6 +73,8 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     """Already specific to run, step and rank."""
     clip_norm: float | None = None
+    measure_norm: bool = False
+    """Give the gradient norm also where nothing is clipped; asked for a few times a second at most."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +83,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     loss: Any
     """This worker's share of the global mean loss: the shares of all workers add up to it."""
     gradient_norm: Any = None
-    """Before clipping; None where no clipping was asked for."""
+    """Before clipping; None where neither clipping nor measuring was asked for."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,10 @@ class Backend(ABC):
     @abstractmethod
     def restore(self, state: State, snapshot: Snapshot) -> State:
         """Takes whole tensors, whatever ``snapshot`` gives. Raises ModelError where names or shapes do not fit the model."""
+
+    def device_usage(self) -> tuple[int | None, float | None]:
+        """Of this process's accelerator: peak bytes, and the share of the time it is busy; None: unknown."""
+        return None, None
 
     @abstractmethod
     def export(self, state: State, path: Path, signature: Signature) -> None:

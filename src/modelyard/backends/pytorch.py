@@ -23,6 +23,7 @@ from modelyard.backends.base import (
     StepResult,
     StepSettings,
 )
+from modelyard.backends.pytorch_look import device_usage, gradient_norm
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
@@ -183,6 +184,9 @@ class PyTorch(Backend):
 
         export_onnx(state.model, path, signature)
 
+    def device_usage(self) -> tuple[int | None, float | None]:
+        return device_usage(self._device)
+
     def _step(self, state: _State, batch: Batch, settings: StepSettings) -> StepResult:
         self._seed_step(settings.seed)
         outputs = state.runner(self._inputs(state, batch.inputs))
@@ -192,6 +196,8 @@ class PyTorch(Backend):
         norm = None
         if settings.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(state.parameters, settings.clip_norm)
+        elif settings.measure_norm:
+            norm = gradient_norm(state.parameters)
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate
         state.optimizer.step()

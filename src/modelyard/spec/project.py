@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from modelyard.spec.duration import Duration
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """Lower-case letters, digits and hyphens: it becomes a host name, a metric label and an OCI tag."""
@@ -126,6 +128,24 @@ class TrainSection(Section):
     )
     max_restarts: int = Field(
         3, ge=0, description="How often lost workers are replaced before training gives up."
+    )
+    max_time: Duration | None = Field(
+        None,
+        description='Budget: "90m", "2h30m", "45s" or seconds, over all attempts; then training ends '
+        "with a checkpoint and a result. Raise it and the same command goes on.",
+    )
+    max_steps: PositiveInt | None = Field(
+        None, description="Budget: optimizer steps. The schedule stays that of all epochs."
+    )
+    max_cost: PositiveFloat | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Budget: money, in the currency of price_per_worker_hour.",
+    )
+    price_per_worker_hour: PositiveFloat | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="What an hour of one worker costs; with it a run says what it has cost.",
     )
 
 

@@ -296,6 +296,12 @@ def _cross_checks(
             f"validation and test take {sum(parts):g} of the data",
             "less than 1 together",
         )
+    if merged.get("train.max_cost") and not merged.get("train.price_per_worker_hour"):
+        yield merged.mistake(
+            ("train", "max_cost"),
+            "says nothing without a price",
+            "train.price_per_worker_hour beside it, e.g. 2.50",
+        )
     yield from _paths(merged, root)
 
 

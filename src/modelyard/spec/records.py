@@ -94,6 +94,15 @@ class Checkpoint(Record, frozen=True, kw_only=True):
     """File name to ``sha256:…``."""
 
 
+class Spent(Record, frozen=True, kw_only=True):
+    """What workers have taken, in all attempts of all commands, crashes included."""
+
+    seconds: float = 0.0
+    """Time in which workers were up."""
+    worker_seconds: float = 0.0
+    """The same, once for each worker."""
+
+
 class Run(Record, frozen=True, kw_only=True):
     """One training: what went in, who took part, how it ended."""
 
@@ -123,6 +132,11 @@ class Run(Record, frozen=True, kw_only=True):
     seconds: float = 0.0
     samples_per_second: float = 0.0
     error: str = ""
+    reason: str = ""
+    """Why a complete run ended: ``all epochs``, ``early stopping``, ``step budget``, ``time budget``, ``cost budget``."""
+    spent: Spent = Spent()
+    cost: float | None = None
+    """At ``train.price_per_worker_hour``; None without a price."""
 
 
 class Parity(Record, frozen=True, kw_only=True):
@@ -243,6 +257,8 @@ class WorkerJoined(Event, frozen=True, kw_only=True, tag="worker-joined"):
     pid: int
     host: str
     device: str
+    start_seconds: float = 0.0
+    """From the start of its process until now: loading the framework, mostly."""
 
 
 class StepDone(Event, frozen=True, kw_only=True, tag="step"):
@@ -254,7 +270,19 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step"):
     learning_rate: float
     samples_per_second: float
     eta_seconds: float
+    """To the end, with the evaluations that are still to come."""
     gradient_norm: float | None = None
+    """Of the last step, before clipping."""
+    data_wait: float | None = None
+    """Share of the time that workers waited for data."""
+    memory: int | None = None
+    """Resident bytes of all workers."""
+    device_memory: int | None = None
+    """Peak bytes on GPUs, of all workers."""
+    cpu: float | None = None
+    """Processor cores that all workers kept busy."""
+    device_use: float | None = None
+    """Share of the time that GPUs were busy."""
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
@@ -293,7 +321,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     seconds: float
     metrics: dict[str, float] = {}
     reason: str = ""
-    """Why it ended: ``all epochs``, ``early stopping``, ``interrupted``, an error."""
+    """Why it ended: ``all epochs``, ``early stopping``, ``time budget``, ``interrupted``, an error."""
 
 
 AnyEvent = (

@@ -25,6 +25,7 @@ from modelyard.spec.records import (
     Restarted,
     Run,
     RunFinished,
+    Spent,
     WorkerJoined,
     WorkerLost,
     WorkerRecord,
@@ -32,7 +33,7 @@ from modelyard.spec.records import (
 from modelyard.spec.work import Job, JobStatus, Resources
 from modelyard.store import Store
 from modelyard.store.events import EventLog, EventReader, now, read_events
-from modelyard.training import checkpoints
+from modelyard.training import budget, checkpoints
 from modelyard.training.order import (
     EVENTS,
     RESULT,
@@ -192,11 +193,17 @@ class Attempts:
             for event in events
             if isinstance(event, WorkerJoined)
         )
+        spent = budget.larger(self._run.spent, budget.spent_in(events))
         return replace(
             self._run,
             workers=workers,
+            spent=spent,
+            cost=self._cost(spent),
             restarts=sum(isinstance(event, Restarted) for event in events),
         )
+
+    def _cost(self, spent: Spent) -> float | None:
+        return budget.cost_of(spent, self._order.section.price_per_worker_hour)
 
     def _end(self, decision: Decision) -> Run:
         if decision.action == "interrupted":
@@ -205,8 +212,10 @@ class Attempts:
         if result is None:
             self._raise_failure(decision)
         self._finished("complete", result.step, result.seconds, result.reason, result.metrics)
+        past = self._past()
+        spent = budget.larger(past.spent, result.spent)
         self._run = replace(
-            self._past(),
+            past,
             state="complete",
             finished=timestamp(),
             backend=result.backend,
@@ -216,6 +225,9 @@ class Attempts:
             confusion=result.confusion,
             seconds=result.seconds,
             samples_per_second=result.samples_per_second,
+            reason=result.reason,
+            spent=spent,
+            cost=self._cost(spent),
         )
         self._store.write(self._folder / RUN, self._run)
         return self._run

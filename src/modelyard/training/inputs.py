@@ -12,8 +12,18 @@ from modelyard.backends import BUILT_IN_MODELS, OWNS
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
 
-_NO_INPUT = {"engine", "device", "keep", "checkpoint_seconds", "max_restarts"}
-"""Fields of ``[train]`` that change where and how safely it runs, not what comes out."""
+_NO_INPUT = {
+    "engine",
+    "device",
+    "keep",
+    "checkpoint_seconds",
+    "max_restarts",
+    "max_time",
+    "max_steps",
+    "max_cost",
+    "price_per_worker_hour",
+}
+"""Fields of ``[train]`` that change where, how safely and how far it runs, not what a step does."""
 
 
 def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, str]:
@@ -33,6 +43,13 @@ def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, 
         "version.python": ".".join(platform.python_version_tuple()[:2]),
         **_framework_versions(project.model.build),
     }
+
+
+def is_input(field: str) -> bool:
+    """False for a dotted field that cannot change what a training gives."""
+    return field.startswith("model.") or (
+        field.startswith("train.") and field.removeprefix("train.") not in _NO_INPUT
+    )
 
 
 def run_id(inputs: dict[str, str]) -> str:

@@ -17,13 +17,14 @@ Where each thing happens::
             if evaluated, or worker 0's clock says so, or someone is asked to stop:
                 checkpoint                                    worker 0
                 -> CheckpointSaved
-            stop, if asked to or out of patience
+            stop, if asked to, out of patience, or out of budget (then with a look at the validation
+            split that chooses the result, but leaves no trace in the checkpoint)
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,12 @@ from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDon
 from modelyard.spec.work import World
 from modelyard.store.events import now
 from modelyard.tasks.base import Task
-from modelyard.training import checkpoints
+from modelyard.training import checkpoints, gauge
+from modelyard.training.budget import ENDINGS, Purse
 from modelyard.training.checkpoints import Progress
+from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
+from modelyard.training.gauge import Gauge
 from modelyard.training.meeting import Meetings, Window
 from modelyard.training.schedules import is_multiple, learning_rate, next_multiple, step_seed
 
@@ -61,6 +65,7 @@ class Course:
     validation: Split
     emit: Callable[[AnyEvent], None]
     asked_to_stop: Callable[[], bool]
+    purse: Purse = field(default_factory=Purse)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -74,7 +79,7 @@ class Ending:
     state: State
     progress: Progress
     reason: str
-    """``all epochs``, ``early stopping`` or ``interrupted``."""
+    """``all epochs``, ``early stopping``, ``interrupted``, or the budget that ended it."""
 
 
 def run_loop(course: Course, state: State, progress: Progress) -> Ending:
@@ -83,22 +88,64 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
     Raises TrainingError where the loss or a weight is no longer a finite number.
     """
     meetings = Meetings(course.backend, course.world.rank)
-    clock = _Clock(course, progress)
-    while progress.step < course.steps and not progress.stopped:
+    clock, meter = _clock(course, progress), Gauge(course.backend.device_usage)
+    ended = _spent_before(course, progress)
+    while progress.step < course.steps and not progress.stopped and not ended:
         meeting = _next_meeting(course, progress.step, meetings.interval)
         state = _run_steps(course, state, progress.step, meeting, meetings)
-        window = meetings.hold(stop=course.asked_to_stop(), checkpoint=clock.checkpoint_due())
+        window = meetings.hold(
+            stop=course.asked_to_stop(),
+            checkpoint=clock.checkpoint_due(),
+            ended=course.purse.ended_by(meeting),
+            figures=meter.read(),
+        )
         progress = clock.after(window, progress, meeting)
         _report(course, clock, window, progress)
         evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
         if evaluated and len(course.validation):
-            progress = _judge(course, state, progress)
-        if evaluated or window.checkpoint or window.stop:
+            with clock.evaluation():
+                progress = _judge(course, state, progress)
+        unfinished = progress.step < course.steps and not progress.stopped
+        ended = window.ended if unfinished else ""
+        if evaluated or window.checkpoint or window.stop or ended:
             _save(course, state, progress, clock)
-        if window.stop and progress.step < course.steps and not progress.stopped:
+        if window.stop and unfinished:
             return Ending(state, progress, "interrupted")
         meetings.begin_window()
+        meter.restart()
+    if ended:
+        return Ending(state, _last_look(course, state, progress), ended)
     return Ending(state, progress, "early stopping" if progress.stopped else "all epochs")
+
+
+def _clock(course: Course, progress: Progress) -> Clock:
+    return Clock(
+        progress,
+        course.purse,
+        steps=course.steps,
+        batch_size=course.cursor.batch_size,
+        evaluation_steps=_evaluation_steps(course),
+        checkpoint_seconds=course.section.checkpoint_seconds,
+    )
+
+
+def _spent_before(course: Course, progress: Progress) -> str:
+    """The budget that earlier attempts used up, as worker 0 knows; never before there is a checkpoint."""
+    mine = course.purse.ended_by(progress.step) if progress.step else ""
+    place = ENDINGS.index(mine) if course.world.rank == 0 else 0
+    agreed: str = ENDINGS[round(float(course.backend.reduce(np.array([place], np.float64))[0]))]
+    return agreed if progress.step < course.steps and not progress.stopped else ""
+
+
+def _last_look(course: Course, state: State, progress: Progress) -> Progress:
+    """Where a budget ends between two evaluations, this state may be the best: judge it too.
+
+    The checkpoint is already written and knows nothing of it. With a larger budget training goes
+    on as if it had never stopped, with the patience and the best of the unbroken run.
+    """
+    if is_multiple(progress.step, _evaluation_steps(course), course.steps):
+        return progress
+    return _judge(course, state, progress) if len(course.validation) else progress
 
 
 def _run_steps(course: Course, state: State, start: int, end: int, meetings: Meetings) -> State:
@@ -119,6 +166,7 @@ def _run_steps(course: Course, state: State, start: int, end: int, meetings: Mee
                 learning_rate=learning_rate(section, step, course.steps),
                 seed=step_seed(section.seed, step, world.rank),
                 clip_norm=section.clip_norm,
+                measure_norm=step == end - 1,
             ),
         )
         meetings.add(result)
@@ -130,16 +178,17 @@ def _evaluation_steps(course: Course) -> float:
 
 
 def _next_meeting(course: Course, step: int, interval: int) -> int:
-    """At the latest at the next evaluation and at the end of the epoch."""
+    """At the latest at the next evaluation, at the end of the epoch and at that of the budget."""
     evaluation = next_multiple(step, _evaluation_steps(course), course.steps)
     epoch = next_multiple(step, course.steps_per_epoch, course.steps)
-    return min(step + interval, evaluation, epoch)
+    return min(step + interval, evaluation, epoch, course.purse.last_step(course.steps))
 
 
-def _report(course: Course, clock: "_Clock", window: Window, progress: Progress) -> None:
+def _report(course: Course, clock: Clock, window: Window, progress: Progress) -> None:
     if window.broken_after is not None:
         raise _not_finite(course, progress.step - window.steps + window.broken_after)
     if course.world.rank == 0:
+        used = gauge.usage(window.figures)
         course.emit(
             StepDone(
                 time=now(),
@@ -151,6 +200,11 @@ def _report(course: Course, clock: "_Clock", window: Window, progress: Progress)
                 samples_per_second=window.steps * course.cursor.batch_size / window.seconds,
                 eta_seconds=clock.eta(progress.step),
                 gradient_norm=window.gradient_norm,
+                data_wait=used.data_wait,
+                memory=used.memory,
+                device_memory=used.device_memory,
+                cpu=used.cpu,
+                device_use=used.device_use,
             )
         )
 
@@ -195,7 +249,7 @@ def judged(
     )
 
 
-def _save(course: Course, state: State, progress: Progress, clock: "_Clock") -> None:
+def _save(course: Course, state: State, progress: Progress, clock: Clock) -> None:
     """Weights are equal on all workers, so worker 0 alone writes; the others meet it at the next step."""
     if course.world.rank != 0:
         return
@@ -207,7 +261,7 @@ def _save(course: Course, state: State, progress: Progress, clock: "_Clock") -> 
         epoch=course.cursor.epoch(progress.step),
         keep=course.section.keep,
     )
-    clock.saved()
+    clock.saved(time.perf_counter() - began)
     course.emit(
         CheckpointSaved(
             time=now(),
@@ -229,33 +283,3 @@ def _not_finite(course: Course, step: int) -> TrainingError:
         f"use a smaller train.optimizer.lr (now {course.section.optimizer.lr:g}), set train.clip_norm = 1.0, "
         "or look for extreme values in the data",
     )
-
-
-class _Clock:
-    """This worker's times: of checkpoints, of the whole, of stepping alone."""
-
-    def __init__(self, course: Course, progress: Progress) -> None:
-        self._course = course
-        self._began = self._saved = time.perf_counter()
-        self._first = progress.step
-        self._before = progress.seconds
-
-    def checkpoint_due(self) -> bool:
-        return time.perf_counter() - self._saved >= self._course.section.checkpoint_seconds
-
-    def saved(self) -> None:
-        self._saved = time.perf_counter()
-
-    def after(self, window: Window, progress: Progress, step: int) -> Progress:
-        return replace(
-            progress,
-            step=step,
-            seconds=self._before + time.perf_counter() - self._began,
-            step_seconds=progress.step_seconds + window.seconds,
-            samples=progress.samples + window.steps * self._course.cursor.batch_size,
-        )
-
-    def eta(self, step: int) -> float:
-        """Seconds left at the pace of this attempt so far, evaluations and checkpoints included."""
-        elapsed = time.perf_counter() - self._began
-        return elapsed / max(step - self._first, 1) * (self._course.steps - step)

@@ -2,19 +2,21 @@
 
 Between two meetings a worker only steps: no clock decides anything, no loss is read, nothing is sent
 but gradients. At a meeting one reduce of a handful of numbers says, to everyone alike, what the mean
-loss was, whether someone was asked to stop, whether worker 0's clock wants a checkpoint, and when
-to meet again: after about a quarter of a second by worker 0's measure. So a stop takes at most that
+loss was, whether someone was asked to stop, whether worker 0's clock wants a checkpoint or finds a
+budget used up, and when to meet again: after about a quarter of a second by worker 0's measure. So a stop takes at most that
 long, and workers never disagree.
 """
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from modelyard.backends.base import Backend, StepResult
+from modelyard.training.budget import ENDINGS
 
 SECONDS_BETWEEN = 0.25
 _FASTEST_GROWTH = 4
@@ -29,6 +31,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     gradient_norm: float | None
     stop: bool
     checkpoint: bool
+    ended: str = ""
+    """The budget that worker 0 found used up."""
+    figures: tuple[float, ...] = ()
+    """The rows that the workers brought, added up."""
     seconds: float
     """Between the meetings, by this worker's clock."""
     broken_after: int | None = None
@@ -55,15 +61,24 @@ class Meetings:
         """Leave out of the measure what was not stepping: an evaluation, a checkpoint."""
         self._began = time.perf_counter()
 
-    def hold(self, *, stop: bool, checkpoint: bool) -> Window:
-        """Every worker must call it after the same step."""
+    def hold(
+        self, *, stop: bool, checkpoint: bool, ended: str = "", figures: Sequence[float] = ()
+    ) -> Window:
+        """Every worker must call it after the same step, with as many ``figures``."""
         count = len(self._losses)
         local = [float(loss) for loss in self._losses]  # waits until the device is done
         seconds = time.perf_counter() - self._began
         mine = self._rank == 0
-        loss, stops, checkpoints, interval = self._backend.reduce(
+        loss, stops, checkpoints, ending, interval, *sums = self._backend.reduce(
             np.array(
-                [sum(local), stop, mine and checkpoint, mine * self._next(count, seconds)],
+                [
+                    sum(local),
+                    stop,
+                    mine and checkpoint,
+                    mine * ENDINGS.index(ended),
+                    mine * self._next(count, seconds),
+                    *figures,
+                ],
                 dtype=np.float64,
             )
         )
@@ -76,6 +91,8 @@ class Meetings:
             gradient_norm=norm,
             stop=stops > 0,
             checkpoint=checkpoints > 0,
+            ended=ENDINGS[round(float(ending))],
+            figures=tuple(map(float, sums)),
             seconds=seconds,
             broken_after=broken,
         )

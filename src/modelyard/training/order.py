@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.spec.project import TrainSection
-from modelyard.spec.records import Checkpoint, Dataset, Record, TaskSpec
+from modelyard.spec.records import Checkpoint, Dataset, Record, Spent, TaskSpec
 from modelyard.spec.signature import Signature
 
 ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.json"
@@ -31,6 +31,8 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     folder: str
     """The run's folder."""
     seed: int = 0
+    spent: Spent = Spent()
+    """What the run's record knows of earlier commands; the event log may know of more."""
     threads: int = 1
     """Threads that each worker may use."""
 
@@ -53,7 +55,8 @@ class Result(Record, frozen=True, kw_only=True):
     samples_per_second: float
     """While stepping: without evaluation, checkpoints and start-up."""
     reason: str
-    """``all epochs`` or ``early stopping``."""
+    """``all epochs``, ``early stopping``, or the budget that ended it."""
+    spent: Spent = Spent()
 
 
 def read_order(folder: Path) -> WorkOrder:

@@ -3,6 +3,7 @@
 Each is an observer: called with every event, closed at the end.
 """
 
+import threading
 import time
 from typing import Any, Protocol, TextIO, assert_never
 
@@ -23,6 +24,7 @@ from modelyard.spec.records import (
 
 _BAR_WIDTH = 16
 _SHOWN_METRICS = 2
+_MUCH_WAITING = 0.2
 
 
 class Progress(Protocol):
@@ -32,11 +34,11 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-def progress_for(stream: TextIO, *, json_lines: bool = False) -> Progress:
+def progress_for(stream: TextIO, *, json_lines: bool = False, plain: bool = False) -> Progress:
     """The fitting one for ``stream``: live on a terminal, else one plain line every ten seconds."""
     if json_lines:
         return JsonProgress(stream)
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+    return TerminalProgress(stream) if stream.isatty() and not plain else PlainProgress(stream)
 
 
 class JsonProgress:
@@ -54,29 +56,52 @@ class JsonProgress:
 
 
 class PlainProgress:
-    """One plain line per ``interval`` seconds, and one for everything that is not a step."""
+    """One plain line per ``interval`` seconds, also where nothing happens, and one for what is not a step."""
 
     def __init__(self, stream: TextIO, interval: float = 10.0) -> None:
         self._stream = stream
         self._interval = interval
-        self._steps = 0
-        self._told = time.monotonic()
+        self._step, self._steps = 0, 0
+        self._told = self._heard = time.monotonic()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._watch: threading.Thread | None = None
 
     def __call__(self, event: AnyEvent) -> None:
-        if isinstance(event, RunStarted):
-            self._steps = event.steps
-        if isinstance(event, StepDone):
-            if time.monotonic() - self._told < self._interval:
-                return
-            self._told = time.monotonic()
-            self._write(_step_line(event, self._steps))
-        elif line := describe(event):
-            self._write(line)
+        with self._lock:
+            self._heard = time.monotonic()
+            if isinstance(event, RunStarted):
+                self._step, self._steps = event.step, event.steps
+                self._begin_watch()
+            if isinstance(event, StepDone):
+                self._step = event.step
+                if self._heard - self._told >= self._interval:
+                    self._write(_step_line(event, self._steps))
+            elif line := describe(event):
+                self._write(line)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """End the watch; nothing is written afterwards."""
+        self._closed.set()
+        if self._watch is not None:
+            self._watch.join()
+
+    def _begin_watch(self) -> None:
+        if self._watch is None and self._interval > 0:
+            self._watch = threading.Thread(target=self._tell_silence, daemon=True)
+            self._watch.start()
+
+    def _tell_silence(self) -> None:
+        """A slow step, a long evaluation: who reads a log wants to know that it still runs."""
+        while not self._closed.wait(self._interval / 4):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._told >= self._interval:
+                    silent = duration(now - self._heard)
+                    self._write(f"step {self._step}/{self._steps}: no news for {silent}")
 
     def _write(self, line: str) -> None:
+        self._told = time.monotonic()
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
@@ -140,8 +165,10 @@ class TerminalProgress:
         validation = f" · validation {self._validation}" if self._validation else ""
         text = (
             f"{duration(event.eta_seconds)} left · epoch {event.epoch:.1f} · loss {event.loss:.4f}{validation} · "
-            f"{event.samples_per_second:,.0f} samples/s · lr {event.learning_rate:.1e}{workers}"
+            f"{event.samples_per_second:,.0f} samples/s{_bottleneck(event)} · lr {event.learning_rate:.1e}{workers}"
+            f" · {usage_text(event)}"
         )
+        text = text.removesuffix(" · ")
         # On a narrow screen the end of the text gives way, not the bar.
         room = self._console.width - _BAR_WIDTH - len("training  100%  ")
         return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
@@ -187,11 +214,46 @@ def duration(seconds: float) -> str:
 
 def _step_line(event: StepDone, steps: int) -> str:
     total = f"/{steps}" if steps else ""
+    norm = "" if event.gradient_norm is None else f"gradient norm {event.gradient_norm:.3g}, "
+    used = usage_text(event, ", ")
     return (
         f"step {event.step}{total}, epoch {event.epoch:.2f}: loss {event.loss:.4f}, "
-        f"learning rate {event.learning_rate:.2e}, {event.samples_per_second:,.0f} samples/s, "
-        f"{duration(event.eta_seconds)} left"
+        f"{norm}learning rate {event.learning_rate:.2e}, {event.samples_per_second:,.0f} samples/s, "
+        f"{duration(event.eta_seconds)} left{', ' if used else ''}{used}"
     )
+
+
+def usage_text(event: StepDone, between: str = " · ") -> str:
+    """``1.2 GB · 1.9 cores busy · GPU 8.1 GB, 97 % busy · 3 % waiting for data``: what is known of it."""
+    parts = []
+    if event.memory is not None:
+        parts.append(size(event.memory))
+    if event.cpu is not None:
+        parts.append(f"{event.cpu:.1f} cores busy")
+    if event.device_memory is not None:
+        busy = "" if event.device_use is None else f" {100 * event.device_use:.0f} % busy"
+        parts.append(f"GPU {size(event.device_memory)}{busy}")
+    if event.data_wait is not None:
+        parts.append(f"{100 * event.data_wait:.0f} % waiting for data")
+    return between.join(parts)
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that reads best: ``890 MB``, ``1.2 GB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return (
+                f"{count / scale:.1f} {unit}"
+                if count < 10 * scale
+                else f"{count / scale:.0f} {unit}"
+            )
+    return f"{count / 1e3:.0f} kB"
+
+
+def _bottleneck(event: StepDone) -> str:
+    """Said early in the line only where it matters: training is slowed down by its data."""
+    waits = event.data_wait is not None and event.data_wait >= _MUCH_WAITING
+    return f" ({100 * (event.data_wait or 0):.0f} % waiting for data)" if waits else ""
 
 
 def _metrics(metrics: dict[str, float], *, everything: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 ::
 
-    the run of these inputs is complete? return it
+    the run of these inputs is complete, for the budget of today? return it
     claim the run; write run.json (running) and order.json
     repeat:  submit the workers, pass their events on until they have ended
              decide:  done        -> run.json (complete)
@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from modelyard.backends import BUILT_IN_MODELS
@@ -33,18 +34,18 @@ from modelyard.spec.errors import (
     UsageError,
     from_os_error,
 )
-from modelyard.spec.project import Project
+from modelyard.spec.project import Project, TrainSection
 from modelyard.spec.records import AnyEvent, Dataset, Run
 from modelyard.store import Store
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
-from modelyard.training import checkpoints
+from modelyard.training import budget, checkpoints
 from modelyard.training.attempts import Attempts
 from modelyard.training.claim import claim_run, wait_for_old_workers
 from modelyard.training.inputs import inputs_of as inputs_of
 from modelyard.training.inputs import run_id as run_id
-from modelyard.training.order import ORDER, RUN, WorkOrder, timestamp
+from modelyard.training.order import ORDER, RESULT, RUN, Result, WorkOrder, timestamp
 from modelyard.training.schedules import total_steps
 
 Observer = Callable[[AnyEvent], None]
@@ -60,6 +61,7 @@ def train(
 ) -> Run:
     """Train ``project`` on ``dataset``, or return the complete run of the same inputs.
 
+    A run that a budget ended goes on where today's budgets allow more.
     ``observers`` are called in this thread with every event. Raises UsageError where another
     command trains the same run, TrainingInterrupted after Ctrl-C or SIGTERM (the same call goes on
     from the last checkpoint), and whatever YardError ended a worker.
@@ -68,16 +70,18 @@ def train(
     inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
     identifier = run_id(inputs)
     folder = store.run_folder(identifier)
-    if (complete := complete_run(store, identifier)) is not None:
+    if (complete := complete_run(store, identifier, project.train)) is not None:
         return complete
     with claim_run(folder), _signals_as_interrupts():
         # Another command may have finished it since.
-        if (complete := complete_run(store, identifier)) is not None:
+        if (complete := complete_run(store, identifier, project.train)) is not None:
             return complete
         wait_for_old_workers(folder)
         order = _order(project, dataset, folder)
         run = _begin(project, dataset, store, order, inputs)
+        order = replace(order, spent=run.spent)
         try:
+            _set_aside_result(folder, project.train)
             write_atomic(folder / ORDER, order.to_json())
         except OSError as error:
             raise from_os_error(error) from error
@@ -85,14 +89,27 @@ def train(
         return attempts.run_to_end(poll_seconds)
 
 
-def complete_run(store: Store, identifier: str) -> Run | None:
-    """The run of that id if it is complete and its best checkpoint is still there."""
+def complete_run(store: Store, identifier: str, section: TrainSection | None = None) -> Run | None:
+    """The run of that id if it is complete and its best checkpoint is still there.
+
+    With ``section``, one that a budget ended counts only if today's budgets would have ended it too.
+    """
     run, folder = _record(store, identifier), store.run_folder(identifier)
     if run is None or run.state != "complete" or run.best is None:
+        return None
+    if section is not None and budget.goes_on(section, run.reason, run.step, run.spent):
         return None
     # The record holds paths; the store may have been moved since.
     best = replace(run.best, folder=str(checkpoints.folder_of(folder, run.best.step)))
     return replace(run, folder=str(folder), best=best) if Path(best.folder).is_dir() else None
+
+
+def _set_aside_result(folder: Path, section: TrainSection) -> None:
+    """Delete the result of a smaller budget: it would be taken for that of the whole training."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        result = Result.from_json((folder / RESULT).read_bytes())
+        if budget.goes_on(section, result.reason, result.step, result.spent):
+            (folder / RESULT).unlink()
 
 
 def _record(store: Store, identifier: str) -> Run | None:

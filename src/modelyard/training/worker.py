@@ -28,10 +28,10 @@ from modelyard.data.dataset import open_split
 from modelyard.spec.errors import StoreError, YardError, from_os_error
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
 from modelyard.spec.work import World
-from modelyard.store.events import EventLog, now
+from modelyard.store.events import EventLog, now, read_events
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task
-from modelyard.training import checkpoints
+from modelyard.training import budget, checkpoints
 from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
 from modelyard.training.evaluation import evaluate
@@ -44,12 +44,13 @@ _PARENT_POLL_SECONDS = 1.0
 
 def main(run_folder: str) -> int:
     """Run one worker to its end and return its exit code."""
+    began = time.monotonic()
     folder, world = Path(run_folder), world_from_environment()
     asked_to_stop = _listen_for_signals()
     _end_with_parent()
     try:
         hold_as_worker(folder)
-        return _work(read_order(folder), world, asked_to_stop)
+        return _work(read_order(folder), world, asked_to_stop, began)
     except Exception as error:  # noqa: BLE001  whatever it is, the parent must be told
         traceback.print_exc()
         _tell(folder, world, from_os_error(error) if isinstance(error, OSError) else error)
@@ -66,7 +67,7 @@ def world_from_environment() -> World:
     )
 
 
-def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool]) -> int:
+def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], began: float) -> int:
     def build() -> object:
         return build_model(Path(order.root), order.build, order.args, order.signature, order.task)
 
@@ -86,13 +87,14 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool]) -> 
                 pid=os.getpid(),
                 host=socket.gethostname(),
                 device=device,
+                start_seconds=time.monotonic() - began,
             )
         )
         backend.seed(order.seed)
         state = backend.begin(
             build(), order.task, _optimizer(order), order.signature, order.dataset.input
         )
-        course = _course(order, world, backend, log.append, asked_to_stop)
+        course = _course(order, world, backend, log.append, asked_to_stop, began)
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
         if ending.reason == "interrupted":
@@ -114,6 +116,7 @@ def _course(
     backend: Backend,
     emit: Callable[[AnyEvent], None],
     asked_to_stop: Callable[[], bool],
+    began: float,
 ) -> Course:
     train = open_split(order.dataset, "train")
     return Course(
@@ -128,6 +131,15 @@ def _course(
         validation=open_split(order.dataset, "validation"),
         emit=emit,
         asked_to_stop=asked_to_stop,
+        purse=budget.Purse(
+            limits=budget.limits_of(order.section),
+            before=budget.larger(
+                order.spent,
+                budget.spent_in(read_events(Path(order.folder) / EVENTS), without=world.attempt),
+            ),
+            workers=world.size,
+            began=began,
+        ),
     )
 
 
@@ -190,6 +202,8 @@ def _from_first(course: Course, number: int) -> int:
 
 def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
     """Evaluate the best checkpoint on validation and test, and publish the result."""
+    if course.world.rank == 0 and ending.reason in budget.ENDINGS:
+        checkpoints.name_best(course.folder, ending.progress)
     _from_first(course, 0)  # worker 0 may still be writing the last checkpoint
     best = _best(course.folder)
     snapshot, _ = checkpoints.load(best)
@@ -214,6 +228,7 @@ def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
             seconds=progress.seconds,
             samples_per_second=progress.samples / max(progress.step_seconds, 1e-9),
             reason=ending.reason,
+            spent=course.purse.spent(),
         )
         write_atomic(course.folder / RESULT, result.to_json())
 

@@ -61,13 +61,18 @@ def code_digest(root: Path, build: str) -> str:
     """
     if build in BUILT_IN_MODELS:
         return digest_bytes(f"{build} {__version__}".encode())
-    file, _, name = _locate(root, build)
-    top = root.resolve()
-    files = [
-        f"{path.relative_to(top).as_posix()} {digest_file(path)}"
-        for path in sorted(local_files(top, file))
-    ]
+    name = build.partition(":")[2]
+    files = [f"{file} {digest_file(path)}" for file, path in code_files(root, build).items()]
     return digest_bytes("\n".join([name, *files]).encode())
+
+
+def code_files(root: Path, build: str) -> dict[str, Path]:
+    """The files that ``code_digest`` reads, by their names relative to ``root``; none for a built-in."""
+    if build in BUILT_IN_MODELS:
+        return {}
+    top = root.resolve()
+    found = sorted(local_files(top, _locate(root, build)[0]))
+    return {path.relative_to(top).as_posix(): path for path in found}
 
 
 def framework_of(

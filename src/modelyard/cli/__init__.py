@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "ask the model: an image, a row, a table, a folder",
     "status": "how far the project is, and what is running",
     "runs": "list trainings, or show one",
+    "reproduce": "train a run again and say whether the same comes out",
     "models": "list versions in the registry, show one, move an alias",
     "logs": "what a training or the service printed",
     "down": "take the service down",

@@ -103,6 +103,19 @@ class Spent(Record, frozen=True, kw_only=True):
     """The same, once for each worker."""
 
 
+class Machine(Record, frozen=True, kw_only=True):
+    """Where a training was commanded from."""
+
+    host: str
+    system: str
+    processor: str
+    cores: int
+    """That it might use."""
+    memory: int
+    """Bytes."""
+    gpus: tuple[str, ...] = ()
+
+
 class Run(Record, frozen=True, kw_only=True):
     """One training: what went in, who took part, how it ended."""
 
@@ -137,6 +150,14 @@ class Run(Record, frozen=True, kw_only=True):
     spent: Spent = Spent()
     cost: float | None = None
     """At ``train.price_per_worker_hour``; None without a price."""
+    seed: int = 0
+    machine: Machine | None = None
+    versions: dict[str, str] = {}
+    """Of Modelyard, Python, the frameworks and what they share."""
+    command: str = ""
+    """The last command that trained it."""
+    code: dict[str, str] = {}
+    """Files of the model's code and their digests; copies lie in ``code/`` beside the record."""
 
 
 class Parity(Record, frozen=True, kw_only=True):

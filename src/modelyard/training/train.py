@@ -15,7 +15,6 @@ checkpoint. It imports no framework.
 """
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +46,7 @@ from modelyard.training.inputs import inputs_of as inputs_of
 from modelyard.training.inputs import run_id as run_id
 from modelyard.training.order import ORDER, RESULT, RUN, Result, WorkOrder, timestamp
 from modelyard.training.schedules import total_steps
+from modelyard.training.surroundings import available_cores, command, keep, machine, versions
 
 Observer = Callable[[AnyEvent], None]
 
@@ -166,13 +166,6 @@ def _order(project: Project, dataset: Dataset, folder: Path) -> WorkOrder:
     )
 
 
-def available_cores() -> int:
-    """Cores that this process may use; fewer than the machine has, in a container or under taskset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _begin(
     project: Project, dataset: Dataset, store: Store, order: WorkOrder, inputs: dict[str, str]
 ) -> Run:
@@ -199,6 +192,11 @@ def _begin(
         folder=order.folder,
         engine=project.train.engine,
         world_size=project.train.workers,
+        seed=project.train.seed,
+        machine=machine(),
+        versions=versions(),
+        command=command(),
+        code=keep(folder, project),
         step=newest.step if newest else 0,
         steps=order.steps,
     )

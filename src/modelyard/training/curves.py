@@ -17,8 +17,8 @@ _MOST_WORDS = 40
 
 def learning_curves(events: Sequence[AnyEvent], metric: str) -> str:
     """Loss of both splits, the chosen metric, the learning rate: one SVG. Empty where there were no steps."""
-    steps = _last_word([event for event in events if isinstance(event, StepDone)])
-    evaluations = _last_word([event for event in events if isinstance(event, Evaluated)])
+    steps = last_word([event for event in events if isinstance(event, StepDone)])
+    evaluations = last_word([event for event in events if isinstance(event, Evaluated)])
     if not steps:
         return ""
     figure = _figure(9.6, 2.9)
@@ -71,7 +71,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     return _svg(figure)
 
 
-def _last_word(events: list[Any]) -> list[Any]:
+def last_word(events: list[Any]) -> list[Any]:
     """What was trained again after a restart counts as it was the last time."""
     return [found for _, found in sorted({event.step: event for event in events}.items())]
 

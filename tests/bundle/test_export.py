@@ -155,8 +155,8 @@ def test_parity_past_the_limit_is_refused_also_where_an_older_export_is_there(
 
 def test_a_damaged_checkpoint_is_refused(digits: Any, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    content = bytearray((Path(digits.run.best.folder) / WEIGHTS).read_bytes())
+    shutil.copytree(digits.run.best.folder, folder)
+    content = bytearray((folder / WEIGHTS).read_bytes())
     content[-1] ^= 1
     (folder / WEIGHTS).write_bytes(content)
     best = msgspec.structs.replace(digits.run.best, folder=str(folder))

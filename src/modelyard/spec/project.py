@@ -124,7 +124,10 @@ class TrainSection(Section):
         30, description="A checkpoint is also taken after this long."
     )
     keep: PositiveInt = Field(
-        2, description="How many of the last checkpoints are kept, beside the best one."
+        2, description="How many of the last checkpoints are kept, beside the best."
+    )
+    keep_best: PositiveInt = Field(
+        1, description="How many of the best checkpoints, by train.metric, are kept."
     )
     max_restarts: int = Field(
         3, ge=0, description="How often lost workers are replaced before training gives up."

@@ -92,6 +92,8 @@ class Checkpoint(Record, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     files: dict[str, str] = {}
     """File name to ``sha256:…``."""
+    format: int = 1
+    """2: shards, with a list of pieces each; 1: one file of weights and one of the rest."""
 
 
 class Spent(Record, frozen=True, kw_only=True):
@@ -317,6 +319,9 @@ class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
     step: int
     best: bool
     seconds: float
+    """From the copy of the state until it could be read from the disk."""
+    blocked: float = 0.0
+    """Seconds of these in which training stood still."""
 
 
 class WorkerLost(Event, frozen=True, kw_only=True, tag="worker-lost"):

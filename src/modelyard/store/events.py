@@ -1,6 +1,7 @@
 """The append-only event log of a run: one JSON line an event, readable while it is written."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,6 @@ from modelyard.spec.errors import from_os_error
 from modelyard.spec.records import AnyEvent
 
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
-_encoder = msgspec.json.Encoder()
 
 
 class EventLog:
@@ -19,6 +19,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -32,16 +33,18 @@ class EventLog:
 
         Raises StoreError for a full disk; what was written of the event then counts for nothing.
         """
-        line = (b"\n" if self._torn else b"") + _encoder.encode(event) + b"\n"
-        try:
-            self._torn = True
-            # A nearly full disk takes part of the line; writing the rest then says so.
-            while line := line[os.write(self._handle, line) :]:
-                pass
-            self._torn = False
-        except OSError as error:
-            error.filename = str(self._path)
-            raise from_os_error(error) from error
+        text = msgspec.json.encode(event)
+        with self._lock:  # the thread that writes checkpoints tells of them
+            line = (b"\n" if self._torn else b"") + text + b"\n"
+            try:
+                self._torn = True
+                # A nearly full disk takes part of the line; writing the rest then says so.
+                while line := line[os.write(self._handle, line) :]:
+                    pass
+                self._torn = False
+            except OSError as error:
+                error.filename = str(self._path)
+                raise from_os_error(error) from error
 
     def close(self) -> None:
         os.close(self._handle)

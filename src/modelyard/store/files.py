@@ -7,24 +7,61 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``; after a crash at any point it holds the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101
+        try:
+            write_all(handle, content)
+            os.fchmod(handle, 0o644)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def write_flushed(path: Path, contents: Iterable[bytes | memoryview]) -> str:
+    """Write a new file piece by piece, flush it to disk, and return its digest.
+
+    For files of a folder that is published later; a piece is hashed while it is still in the cache.
+    """
+    digest = hashlib.sha256()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        for content in contents:
+            digest.update(content)
+            write_all(handle, content)
+        os.fsync(handle)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(handle)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def write_all(handle: int, content: bytes | memoryview) -> None:
+    """``os.write`` may take a part only: of more than 2 GiB, or where the disk is nearly full."""
+    rest = memoryview(content)
+    while len(rest):
+        rest = rest[os.write(handle, rest) :]
+
+
+def make_folder(path: Path) -> None:
+    """Like ``mkdir -p``; the new names survive a power cut."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
     sync_folder(path.parent)
 
 
@@ -35,7 +72,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Files in it are flushed to disk before the rename. An older ``path`` is replaced in one step
     where the system can swap two names (Linux); elsewhere it is missing for a moment.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
     try:
@@ -43,19 +80,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         for entry in temporary.rglob("*"):
             if entry.is_file() or entry.is_dir():
                 sync_folder(entry)  # of a file it flushes the content
-        sync_folder(temporary)
-        if not path.exists():
-            temporary.rename(path)
-        elif _swap(temporary, path):
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+        publish_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Give a folder that lies beside ``path`` that name; what is in it must have been flushed."""
+    sync_folder(temporary)
+    if not path.exists():
+        temporary.rename(path)
+    elif _swap(temporary, path):
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+        path.rename(old / path.name)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     sync_folder(path.parent)
 
 

@@ -16,6 +16,7 @@ _NO_INPUT = {
     "engine",
     "device",
     "keep",
+    "keep_best",
     "checkpoint_seconds",
     "max_restarts",
     "max_time",

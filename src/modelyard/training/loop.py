@@ -15,14 +15,13 @@ Where each thing happens::
                 -> Evaluated
                 better than the best?  patience left?
             if evaluated, or worker 0's clock says so, or someone is asked to stop:
-                checkpoint                                    worker 0
-                -> CheckpointSaved
+                writer.save()                                 a copy; a thread of each worker writes it
+                -> CheckpointSaved                            worker 0, when it is there
             stop, if asked to, out of patience, or out of budget (then with a look at the validation
             split that chooses the result, but leaves no trace in the checkpoint)
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +40,12 @@ from modelyard.store.events import now
 from modelyard.tasks.base import Task
 from modelyard.training import checkpoints, gauge
 from modelyard.training.budget import ENDINGS, Purse
-from modelyard.training.checkpoints import Progress
+from modelyard.training.checkpoints import Progress, ranked
 from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
 from modelyard.training.gauge import Gauge
 from modelyard.training.meeting import Meetings, Window
+from modelyard.training.saving import Saved, Writer
 from modelyard.training.schedules import is_multiple, learning_rate, next_multiple, step_seed
 
 
@@ -87,6 +87,13 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
 
     Raises TrainingError where the loss or a weight is no longer a finite number.
     """
+    with Writer(
+        course.folder, course.world, keep=course.section.keep, saved=_told(course)
+    ) as writer:
+        return _run(course, state, progress, writer)
+
+
+def _run(course: Course, state: State, progress: Progress, writer: Writer) -> Ending:
     meetings = Meetings(course.backend, course.world.rank)
     clock, meter = _clock(course, progress), Gauge(course.backend.device_usage)
     ended = _spent_before(course, progress)
@@ -99,6 +106,7 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
             ended=course.purse.ended_by(meeting),
             figures=meter.read(),
         )
+        writer.check() if window.broken_after is None else writer.wait()
         progress = clock.after(window, progress, meeting)
         _report(course, clock, window, progress)
         evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
@@ -108,7 +116,8 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
         unfinished = progress.step < course.steps and not progress.stopped
         ended = window.ended if unfinished else ""
         if evaluated or window.checkpoint or window.stop or ended:
-            _save(course, state, progress, clock)
+            epoch = course.cursor.epoch(progress.step)
+            clock.saved(writer.save(course.backend.view(state), progress, epoch=epoch))
         if window.stop and unfinished:
             return Ending(state, progress, "interrupted")
         meetings.begin_window()
@@ -239,8 +248,12 @@ def judged(
         gain = value - old if task.higher_is_better(section.metric) else old - value
     stopping = section.early_stopping
     stale = 0 if gain > (stopping.min_delta if stopping else 0.0) else progress.stale + 1
-    if gain > 0:
-        progress = replace(progress, best_step=progress.step, best_value=value)
+    progress = ranked(
+        progress,
+        value,
+        keep=section.keep_best,
+        higher_is_better=task.higher_is_better(section.metric),
+    )
     return replace(
         progress,
         metrics=metrics,
@@ -249,28 +262,22 @@ def judged(
     )
 
 
-def _save(course: Course, state: State, progress: Progress, clock: Clock) -> None:
-    """Weights are equal on all workers, so worker 0 alone writes; the others meet it at the next step."""
-    if course.world.rank != 0:
-        return
-    began = time.perf_counter()
-    checkpoints.save(
-        course.folder,
-        course.backend.snapshot(state),
-        progress,
-        epoch=course.cursor.epoch(progress.step),
-        keep=course.section.keep,
-    )
-    clock.saved(time.perf_counter() - began)
-    course.emit(
-        CheckpointSaved(
-            time=now(),
-            attempt=course.world.attempt,
-            step=progress.step,
-            best=progress.best_step == progress.step,
-            seconds=time.perf_counter() - began,
+def _told(course: Course) -> Saved:
+    """Says that a checkpoint is there, at the moment from which it is."""
+
+    def tell(progress: Progress, seconds: float, blocked: float) -> None:
+        course.emit(
+            CheckpointSaved(
+                time=now(),
+                attempt=course.world.attempt,
+                step=progress.step,
+                best=progress.best_step == progress.step,
+                seconds=seconds,
+                blocked=blocked,
+            )
         )
-    )
+
+    return tell
 
 
 def _not_finite(course: Course, step: int) -> TrainingError:

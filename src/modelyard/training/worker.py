@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace
 
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Backend, OptimizerSettings, State
@@ -156,7 +155,7 @@ def _restored(course: Course, state: State) -> tuple[State, Progress]:
     progress = Progress()
     if chosen >= 0:
         snapshot, progress = checkpoints.load(
-            checkpoints.verified(checkpoints.folder_of(course.folder, chosen))
+            checkpoints.found(checkpoints.folder_of(course.folder, chosen))
         )
         state = course.backend.restore(state, snapshot)
         progress = _with_whole_best(course, progress)
@@ -175,21 +174,23 @@ def _restored(course: Course, state: State) -> tuple[State, Progress]:
 
 
 def _with_whole_best(course: Course, progress: Progress) -> Progress:
-    """Forget a best checkpoint that was lost: the one at hand takes its place until a better comes."""
-    whole = 1
+    """Forget the best checkpoints that were lost; the one at hand takes the place of the only one."""
+    ranking, lost = checkpoints.ranking_of(progress), 0
     if course.world.rank == 0:
-        whole = int(_is_whole(course.folder, progress.best_step))
-    if not _from_first(course, whole):
+        while lost < len(ranking) and not _is_whole(course.folder, ranking[lost][0]):
+            lost += 1
+    if lost := _from_first(course, lost):
         value = progress.metrics.get(course.section.metric)
-        progress = replace(progress, best_step=progress.step, best_value=value)
+        at_hand = () if value is None else ((progress.step, value),)
+        progress = checkpoints.with_ranking(progress, ranking[lost:] or at_hand)
     if course.world.rank == 0:
         checkpoints.name_best(course.folder, progress)
     return progress
 
 
-def _is_whole(folder: Path, step: int | None) -> bool:
+def _is_whole(folder: Path, step: int) -> bool:
     try:
-        return step is None or bool(checkpoints.verified(checkpoints.folder_of(folder, step)))
+        return bool(checkpoints.verified(checkpoints.folder_of(folder, step)))
     except StoreError:
         return False
 

@@ -79,7 +79,7 @@ def test_edits_of_each_kind() -> None:
 
 
 def test_what_was_left_out_is_said() -> None:
-    assert quality.unreadable({}) == () and quality.unlabelled(0) == ()
-    found = quality.unreadable({f"{i}.png": "broken" for i in range(7)})[0]
+    assert quality.unreadable(0, []) == () and quality.unlabelled(0) == ()
+    found = quality.unreadable(7, [f"{i}.png: broken" for i in range(7)])[0]
     assert found.message.startswith("7 samples") and len(found.examples) == 5
     assert "3 rows without a label" in quality.unlabelled(3)[0].message

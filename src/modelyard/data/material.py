@@ -14,22 +14,22 @@ from modelyard.data.digest import digest_values
 from modelyard.data.npy import ArrayWriter
 from modelyard.data.preprocess import finish
 from modelyard.data.profile import FeatureProfile
-from modelyard.data.sources.base import ColumnSchema, Rows, Schema, Source, natural_order
+from modelyard.data.sources.base import Rows, Schema, Source
+from modelyard.data.table_fit import TableFit, Values
 from modelyard.data.table_row import category_numbers, check_finite, encode_column, one_hot
 from modelyard.spec.project import DataSection
 from modelyard.spec.signature import (
-    BooleanColumn,
     CategoricalColumn,
     Column,
     ImageInput,
     NaturalInput,
-    NumericColumn,
     TableInput,
     TensorInput,
 )
 
 _CHUNK_BYTES = 32 * 1024 * 1024
-_MAX_CATEGORIES = 1000
+_SAY = 200_000
+"""Rows of a table between two words of progress."""
 _MAX_TENSOR_PROFILES = 200
 _SMALLEST_STD = 1e-6
 Say = Callable[[str], None]
@@ -155,58 +155,58 @@ class TensorMaterial(StackedMaterial):
 
 
 class TableMaterial(Material):
-    """Columns in memory; what a model gets is known only after fitting."""
+    """Rows of a table; what a model gets is known only after fitting, so the source is read in passes."""
 
     def read(self, rows: Positions, say: Say) -> Read:
-        values = self.source.rows(0, len(self.source)).values
-        assert isinstance(values, dict)
-        self._columns = {name: column[rows] for name, column in values.items()}
-        say(f"read {len(rows)} rows")
-        digests = np.concatenate(
-            [
-                digest_values(
-                    np.stack([column[start:stop] for column in self._columns.values()], 1)
-                )
-                for start, stop in _chunks(len(rows), 8 * len(self._columns))
-            ]
-        )
-        return Read(rows, digests, {})
+        digests, kept = [], []
+        unreadable: dict[int, str] = {}
+        for start, stop in _chunks(len(rows), 8 * len(self.schema.columns)):
+            chunk = _take(self.source, rows[start:stop])
+            assert isinstance(chunk.values, dict)
+            good = np.setdiff1d(np.arange(stop - start), list(chunk.unreadable))
+            unreadable |= {int(rows[start + i]): why for i, why in chunk.unreadable.items()}
+            digests.append(digest_values(np.stack([*chunk.values.values()], 1)[good]))
+            kept.append(rows[start:stop][good])
+            if stop == len(rows) or start // _SAY != stop // _SAY:
+                say(f"read {stop} of {len(rows)} rows")
+        self._rows = np.concatenate(kept)
+        return Read(self._rows, np.concatenate(digests), unreadable)
 
     def fit(self, train: Positions) -> TableInput:
-        with np.errstate(over="ignore", invalid="ignore"):  # refused when it is encoded
-            columns = [
-                _fit_column(column, self._columns[column.name][train])
-                for column in self.schema.columns
-            ]
-        return TableInput(columns=tuple(columns))
+        rows = self._rows[train]
+        self._fitted = TableFit(self.schema.columns, lambda: self._values(rows), len(rows))
+        return TableInput(columns=self._fitted.columns())
 
     def write(self, spec: NaturalInput) -> NDArray[np.uint64]:
         assert isinstance(spec, TableInput)
-        rows = len(next(iter(self._columns.values())))
         encoders = [self._encoder(column) for column in spec.columns]
         digests = []
         with ArrayWriter(self.path, "float32", spec.shape) as writer:
-            for start, stop in _chunks(rows, 4 * spec.shape[0]):
-                features = np.concatenate([encode(start, stop) for encode in encoders], axis=1)
+            for values in self._values(self._rows, 4 * spec.shape[0]):
+                features = np.concatenate([encode(values) for encode in encoders], axis=1)
                 check_finite(spec, features)
                 writer.append(finish(spec, features))
                 digests.append(digest_values(features))
         return np.concatenate(digests)
 
     def features(self, train: Positions) -> tuple[FeatureProfile, ...]:
-        return tuple(
-            _column_profile(column, self._columns[column.name][train])
-            for column in self.schema.columns
-        )
+        return self._fitted.profiles()
 
-    def _encoder(self, column: Column) -> Callable[[int, int], NDArray[np.float32]]:
-        values = self._columns[column.name]
+    def _values(self, rows: Positions, row_bytes: int = 0) -> Iterator[dict[str, NDArray[Any]]]:
+        """One pass over these rows of the source."""
+        for start, stop in _chunks(len(rows), max(row_bytes, 8 * len(self.schema.columns))):
+            values = _take(self.source, rows[start:stop]).values
+            assert isinstance(values, dict)
+            yield values
+
+    def _encoder(self, column: Column) -> Callable[[Values], NDArray[np.float32]]:
+        name = column.name
         if not isinstance(column, CategoricalColumn):
-            return lambda start, stop: encode_column(column, values[start:stop])
-        words = next(schema.words for schema in self.schema.columns if schema.name == column.name)
+            return lambda values: encode_column(column, values[name])
+        words = next(schema.words for schema in self.schema.columns if schema.name == name)
         # Each word is looked up once, by the code that looks up a single row's word in the service.
         numbers = np.append(category_numbers(column, words), -1)
-        return lambda start, stop: one_hot(column, numbers[values[start:stop]])
+        return lambda values: one_hot(column, numbers[values[name]])
 
 
 def open_material(source: Source, data: DataSection, folder: Path) -> Material:
@@ -220,36 +220,6 @@ def open_material(source: Source, data: DataSection, folder: Path) -> Material:
     return kinds[schema.kind](source, schema, data, folder)
 
 
-def _fit_column(column: ColumnSchema, values: NDArray[Any]) -> Column:
-    if column.kind == "categorical":
-        totals = np.bincount(values[values >= 0], minlength=len(column.words))
-        top = np.argsort(-totals, kind="stable")[:_MAX_CATEGORIES]
-        words = sorted((column.words[i] for i in top if totals[i]), key=natural_order)
-        return CategoricalColumn(name=column.name, categories=tuple(words))
-    present = values[~np.isnan(values)]
-    if column.kind == "boolean":
-        return BooleanColumn(name=column.name, fill=float(present.mean()) if len(present) else 0.5)
-    if not len(present):
-        return NumericColumn(name=column.name, fill=0.0, mean=0.0, std=1.0, indicator=True)
-    std = float(present.std())
-    return NumericColumn(
-        name=column.name,
-        fill=float(np.median(present)),
-        mean=float(present.mean()),
-        std=std if np.isfinite(std) and std > 0 else 1.0,
-        indicator=len(present) < len(values),
-    )
-
-
-def _column_profile(column: ColumnSchema, values: NDArray[Any]) -> FeatureProfile:
-    if column.kind == "numeric":
-        return profile.numeric(column.name, values)
-    if column.kind == "boolean":
-        codes = np.where(np.isnan(values), -1, values).astype(np.int64)
-        return profile.categorical(column.name, codes, ("false", "true"))
-    return profile.categorical(column.name, values, column.words)
-
-
 def _take(source: Source, rows: Positions) -> Rows:
     """These rows (sorted) of the source; a slice of it where they follow one another."""
     first, last = int(rows[0]), int(rows[-1]) + 1
@@ -257,9 +227,10 @@ def _take(source: Source, rows: Positions) -> Rows:
     if last - first == len(rows):
         return chunk
     places = rows - first
-    assert not isinstance(chunk.values, dict)
-    back = {int(place): new for new, place in enumerate(places)}
+    back = {int(place): new for new, place in enumerate(places)} if chunk.unreadable else {}
     unreadable = {back[place]: why for place, why in chunk.unreadable.items() if place in back}
+    if isinstance(chunk.values, dict):
+        return Rows({name: values[places] for name, values in chunk.values.items()}, unreadable)
     return Rows(chunk.values[places], unreadable)
 
 

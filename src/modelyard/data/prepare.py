@@ -23,16 +23,16 @@ from modelyard.data import quality
 from modelyard.data.digest import digest_texts, file_digests
 from modelyard.data.material import Material, Read, open_material
 from modelyard.data.profile import Profile, target_profile
-from modelyard.data.sources.base import Source
+from modelyard.data.sources.base import Lost, Source, refuse_too_many, told
 from modelyard.data.split import SPLITS, Positions, rejoin, split
 from modelyard.data.targets import check_task, labelled_rows, make_task, truth_text
-from modelyard.spec.errors import DataError
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset, Finding, TaskSpec
 from modelyard.spec.signature import NaturalInput
 
 Say = Callable[[str], None]
 _SAMPLES = 8
+_MEND = "replace or delete them"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Samples:
 
     source: Source
     read: Read
+    lost: tuple[Lost, ...]
     dropped: int
+    """Rows without a label."""
     task: TaskSpec
     targets: NDArray[np.generic]
 
@@ -79,30 +81,35 @@ def make_dataset(
 
 
 def _read(project: Project, loss: str, source: Source, material: Material, say: Say) -> Samples:
-    targets = source.targets()
-    rows = labelled_rows(targets, project.data.target, source.name, project.data.missing_target)
+    targets, lost = source.targets(), source.lost()
+    readable = np.ones(len(targets), dtype=bool)
+    for one in lost:
+        readable[one.start : one.stop] = False
+    whole = np.flatnonzero(readable)
+    if not len(whole):
+        refuse_too_many(lost, len(targets), 0, source.name, _MEND)
+    labelled = labelled_rows(
+        targets[whole],
+        project.data.target,
+        lambda i: source.name(int(whole[i])),
+        project.data.missing_target,
+    )
+    rows = whole[labelled]
     # Once before reading, so that wrong labels are said at once, and once for what could be read.
     make_task(project, loss, targets[rows], lambda i: source.name(int(rows[i])))
     read = material.read(rows, say)
-    _check_unreadable(read, len(rows), project.data.max_unreadable, source)
+    lost = tuple(
+        sorted(
+            (*lost, *(Lost(row, row + 1, why) for row, why in read.unreadable.items())),
+            key=lambda one: one.start,
+        )
+    )
+    total = len(rows) + len(targets) - len(whole)
+    refuse_too_many(lost, total, project.data.max_unreadable, source.name, _MEND)
     task, encoded = make_task(
         project, loss, targets[read.rows], lambda i: source.name(int(read.rows[i]))
     )
-    return Samples(source, read, len(targets) - len(rows), task, encoded)
-
-
-def _check_unreadable(read: Read, total: int, limit: float, source: Source) -> None:
-    count = len(read.unreadable)
-    if count <= limit * total:
-        return
-    shown = "; ".join(
-        f"{source.name(row)}: {why}" for row, why in list(read.unreadable.items())[:5]
-    )
-    raise DataError(
-        f"{count} of {total} samples cannot be read: {shown}{' …' if count > 5 else ''}",
-        "replace or delete them, or accept that they are left out: "
-        f"data.max_unreadable = {min(0.99, np.ceil(count / total * 100) / 100):g}",
-    )
+    return Samples(source, read, lost, len(whole) - len(rows), task, encoded)
 
 
 def _split(project: Project, samples: Samples) -> dict[str, Positions]:
@@ -133,9 +140,8 @@ def _write_samples(samples: Samples, splits: dict[str, Positions], folder: Path)
 def _findings(
     samples: Samples, splits: dict[str, Positions], stored: NDArray[np.uint64]
 ) -> tuple[Finding, ...]:
-    problems = {samples.source.name(row): why for row, why in samples.read.unreadable.items()}
     found = (
-        *quality.unreadable(problems),
+        *quality.unreadable(sum(map(len, samples.lost)), told(samples.lost, samples.source.name)),
         *quality.unlabelled(samples.dropped),
         *samples.source.findings(),
         *quality.repeated(stored, samples.targets, samples.name),

@@ -98,15 +98,22 @@ def numeric(name: str, values: NDArray[Any]) -> NumericProfile:
 def categorical(name: str, codes: NDArray[Any], words: Sequence[str]) -> CategoricalProfile:
     """Profile of (n,) places in ``words``, -1 where they are missing."""
     present = codes[codes >= 0].astype(np.int64)
-    totals = np.bincount(present, minlength=len(words))
-    top = np.argsort(-totals, kind="stable")[:_CATEGORIES]
+    return categorical_of(name, np.bincount(present, minlength=len(words)), len(codes), words)
+
+
+def categorical_of(
+    name: str, totals: NDArray[np.int64], rows: int, words: Sequence[str]
+) -> CategoricalProfile:
+    """The same from how often each word occurs in ``rows`` rows."""
+    top = np.argsort(-totals[: len(words)], kind="stable")[:_CATEGORIES]
     counts = {words[int(place)]: int(totals[place]) for place in top if totals[place]}
+    present = int(totals.sum())
     return CategoricalProfile(
         name=name,
-        count=len(present),
-        missing=len(codes) - len(present),
+        count=present,
+        missing=rows - present,
         counts=counts,
-        other=len(present) - sum(counts.values()),
+        other=present - sum(counts.values()),
     )
 
 

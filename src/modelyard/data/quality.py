@@ -18,17 +18,17 @@ Namer = Callable[[int], str]
 """Position in the dataset -> where the sample stands in the source."""
 
 
-def unreadable(problems: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Samples that were passed over, by name."""
-    if not problems:
+def unreadable(count: int, examples: Sequence[str]) -> tuple[Finding, ...]:
+    """Samples that were passed over; ``examples`` say where and why."""
+    if not count:
         return ()
     return (
         Finding(
             kind="unreadable",
             severity="warning",
-            message=f"{_counted(len(problems), 'sample')} cannot be read and "
-            f"{'is' if len(problems) == 1 else 'are'} left out",
-            examples=tuple(f"{name}: {why}" for name, why in list(problems.items())[:_EXAMPLES]),
+            message=f"{_counted(count, 'sample')} cannot be read and "
+            f"{'is' if count == 1 else 'are'} left out",
+            examples=tuple(examples[:_EXAMPLES]),
         ),
     )
 
@@ -49,8 +49,12 @@ def repeated(
     ``digests`` and ``targets`` are (n,).
     """
     order = np.argsort(digests, kind="stable")
-    cuts = np.flatnonzero(np.diff(digests[order].astype(np.uint64)) != 0) + 1
-    groups = [group for group in np.split(order, cuts) if len(group) > 1]
+    starts = np.flatnonzero(
+        np.diff(digests[order].astype(np.uint64), prepend=~digests[order[:1]]) != 0
+    )
+    stops = np.append(starts[1:], len(order))
+    many = np.flatnonzero(stops - starts > 1)  # most samples are alone, and there may be millions
+    groups = [order[starts[i] : stops[i]] for i in many]
     groups.sort(key=lambda group: (-len(group), int(group[0])))
     conflicts = [group for group in groups if len(np.unique(targets[group])) > 1]
     extra = sum(len(group) - 1 for group in groups)

@@ -18,12 +18,11 @@ from modelyard.data.digest import code_files
 from modelyard.data.sources.base import Rows, Schema, Source, object_array
 from modelyard.data.sources.columns import (
     ColumnScan,
-    ColumnValues,
     TextInNumbersError,
     missing_finding,
     text_in_numbers,
 )
-from modelyard.data.sources.table import Table, choose_columns
+from modelyard.data.sources.table import CellError, Table, choose_columns
 from modelyard.spec.errors import DataError, nearest
 from modelyard.spec.records import Finding
 
@@ -167,15 +166,11 @@ class Arrays(Source):
         except TextInNumbersError as error:
             names = [self.name(row) for row, _ in error.scan.texts]
             raise text_in_numbers(error.scan, names) from error
-        table = Table([ColumnValues(name, kind) for name, kind in chosen.kinds], chosen.findings)
-        for column in table.growing:
-            try:
-                column.add(columns[column.name])
-            except ValueError as error:
-                raise DataError(
-                    f"{self.data.source}: column {column.name!r}: {error}",
-                    "mend the values, or set another kind in [data.columns]",
-                ) from error
+        table = Table(chosen, self.scratch)
+        try:
+            table.append(columns, rows)
+        except CellError as error:
+            raise error.as_data_error(f"{self.data.source}: {self.name(error.where())}") from error
         table.finish(self.data.columns)
         kept = {column.name for column in table.schema.columns}
         gaps = [missing_finding(s.name, s.missing, s.rows) for s in scans if s.missing]

@@ -13,6 +13,9 @@ A source reads what the user has, as it is; it does not split, scale or shuffle.
   same bits as the raw form does.
 - ``name`` says where a row stands, for messages: ``line 17``, ``3/cat.png``.
 - ``findings`` is what the source noticed itself (columns left out, files passed over).
+- ``lost`` (not asked of all) tells which rows are known to be unreadable before ``rows`` is called,
+  because their targets cannot be read either: lines that are no record, a damaged part of a shard.
+- A source of a URL has no ``files``; its ``stamps`` say what the content is without fetching it.
 
 Whatever is wrong with the data is a DataError that names the place and the mend; OSErrors of the
 user's files too. Every method gives the same answer when it is called again, and ``rows`` gives
@@ -20,9 +23,11 @@ the same samples however they are sliced. Third parties prove theirs with
 ``modelyard.data.sources.contract``.
 """
 
+import math
 import re
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +39,7 @@ from modelyard.spec.errors import DataError
 from modelyard.spec.project import DataSection
 from modelyard.spec.records import Finding
 
+_EXAMPLES = 5
 _DIGITS = re.compile(r"([0-9]+)")
 ColumnKind = Literal["numeric", "categorical", "boolean"]
 
@@ -69,8 +75,23 @@ class Rows:
     """Place in this slice -> why it cannot be read; its values are zeros."""
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Rows ``start`` to ``stop`` cannot be read, target included."""
+
+    start: int
+    stop: int
+    why: str
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
 class Source(ABC):
     """The contract; one file per kind of source in this folder."""
+
+    scratch: Path = Path(tempfile.gettempdir())
+    """Where temporary files and copies of remote ones may lie; in a project, its store's cache."""
 
     def __init__(self, root: Path, data: DataSection) -> None:
         self.root = root
@@ -106,6 +127,14 @@ class Source(ABC):
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]: ...
+
+    def lost(self) -> tuple[Lost, ...]:
+        """In order, without overlaps; none in most sources."""
+        return ()
+
+    def stamps(self) -> Sequence[str]:
+        """What remote files are, as their store tells: name, size and version of each."""
+        return ()
 
 
 def located(root: Path, data: DataSection, *, folder: bool) -> Path:
@@ -145,3 +174,26 @@ def object_array(values: Sequence[Any]) -> NDArray[np.object_]:
     result = np.empty(len(values), dtype=object)
     result[:] = values
     return result
+
+
+def refuse_too_many(
+    lost: Sequence[Lost], total: int, limit: float, name: Callable[[int], str], mend: str
+) -> None:
+    """Raise DataError where more than the share ``limit`` of ``total`` rows is lost, naming some."""
+    count = sum(map(len, lost))
+    if count <= limit * total:
+        return
+    share = min(0.99, math.ceil(count / total * 100) / 100)
+    raise DataError(
+        f"{count} of {total} samples cannot be read: {'; '.join(told(lost, name))}"
+        f"{' …' if len(lost) > _EXAMPLES else ''}",
+        f"{mend}, or accept that they are left out: data.max_unreadable = {share:g}",
+    )
+
+
+def told(lost: Sequence[Lost], name: Callable[[int], str]) -> list[str]:
+    """The first few, each with its place and why."""
+    return [
+        name(one.start) + (f" to {name(one.stop - 1)}" if len(one) > 1 else "") + f": {one.why}"
+        for one in lost[:_EXAMPLES]
+    ]

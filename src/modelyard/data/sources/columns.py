@@ -1,7 +1,7 @@
 """Columns of cells: what kind each is, judged on all its rows, and its values in raw form."""
 
-from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,24 @@ from modelyard.spec.records import Finding
 _MOSTLY_NUMBERS = 0.8
 """From this share of numbers on, the other cells look like slips of the pen."""
 _EXAMPLES = 5
+MAX_WORDS = 100_000
+"""Different words of a column that are told apart: what keeps a table of any length in bounded memory."""
+
+
+@dataclass(frozen=True)
+class TypedCells:
+    """Cells of a column whose kind its file declares, as Parquet and Arrow do."""
+
+    kind: ColumnKind
+    values: NDArray[Any]
+    """(n,) as in ``Rows``: float64 with NaN, or for categorical places in ``words`` with -1."""
+    words: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+Cells = Sequence[Any] | TypedCells
 
 
 class ColumnScan:
@@ -27,11 +45,14 @@ class ColumnScan:
         """Up to three words, in lower case: enough to tell constant and boolean columns."""
         self.texts: list[tuple[int, str]] = []
         """The first cells that are no numbers, with their row."""
-        self._not_truth: list[tuple[int, str]] = []
+        self.typed: ColumnKind | None = None
 
-    def see(self, cells: Sequence[Any], first_row: int) -> None:
+    def see(self, cells: Cells, first_row: int) -> None:
         """Take in the next cells; ``first_row`` is the row of the first of them."""
         self.rows += len(cells)
+        if isinstance(cells, TypedCells):
+            self._see_typed(cells)
+            return
         if len(self.distinct) < 3:
             words = {str(cell).strip().lower() for cell in cells if not is_missing(cell)}
             self.distinct |= set(sorted(words)[:3])
@@ -40,6 +61,22 @@ class ColumnScan:
             return
         for place, cell in enumerate(cells):
             self._see_one(cell, first_row + place)
+
+    def skip(self, rows: int) -> None:
+        """Take in rows that have no cell in this column."""
+        self.rows += rows
+        self.missing += rows
+
+    def _see_typed(self, cells: TypedCells) -> None:
+        self.typed = cells.kind
+        known = cells.values >= 0 if cells.kind == "categorical" else ~np.isnan(cells.values)
+        present = cells.values[known]
+        self.missing += len(cells) - len(present)
+        if cells.kind != "categorical":
+            self.numbers += len(present)
+        if len(present) and len(self.distinct) < 3:
+            ends = (present.min(), present.max())  # these tell a constant from other columns
+            self.distinct |= {cells.words[e] if cells.words else str(e) for e in ends}
 
     def _see_one(self, cell: Any, row: int) -> None:
         if is_missing(cell):
@@ -67,6 +104,8 @@ class ColumnScan:
         """
         if declared == "categorical":
             return "categorical"
+        if self.typed:
+            return self.typed
         if declared == "boolean" or (declared is None and self._looks_boolean()):
             return "boolean"
         if self.numbers == self.present and self.present:
@@ -91,47 +130,72 @@ class TextInNumbersError(Exception):
         self.scan = scan
 
 
-class ColumnValues:
-    """A column in raw form, grown chunk by chunk: 8 bytes a number, 4 a word."""
+class ColumnCoder:
+    """Turns the cells of one column into raw form; keeps its words, at most ``MAX_WORDS``."""
 
     def __init__(self, name: str, kind: ColumnKind) -> None:
         self.name, self.kind = name, kind
-        self._numbers = array("d")
-        self._codes = array("i")
+        self.overflowed = False
+        """There were more words; those count as missing."""
+        self._present = 0
         self._words: dict[str, int] = {}
 
-    def add(self, cells: Sequence[Any]) -> None:
-        """Raises ValueError for a cell that does not fit the kind."""
+    def code(self, cells: Cells) -> NDArray[np.float64]:
+        """float64 (n,), NaN or (categorical) -1 where missing. Raises ValueError for a cell that does not fit."""
         if self.kind == "categorical":
-            words = self._words
-            texts = map(word, cells)
-            self._codes.extend(
-                -1 if text is None else words.setdefault(text, len(words)) for text in texts
-            )
-        elif self.kind == "boolean":
-            self._numbers.extend(map(truth, cells))
+            return self._code_words(cells)
+        if isinstance(cells, TypedCells):
+            infinite = np.isinf(cells.values)
+            if infinite.any():
+                raise ValueError(f"{cells.values[infinite][0]} is not a finite number")
+            return cells.values.astype(np.float64)
+        if self.kind == "boolean":
+            return np.fromiter(map(truth, cells), dtype=np.float64, count=len(cells))
+        numbers = numbers_of(cells) or [number(cell) for cell in cells]
+        return np.array(numbers, dtype=np.float64)
+
+    def _code_words(self, cells: Cells) -> NDArray[np.float64]:
+        if isinstance(cells, TypedCells):
+            own = np.array([*map(self._place, cells.words), -1], dtype=np.float64)
+            codes = own[cells.values]
         else:
-            self._numbers.extend(numbers_of(cells) or map(number, cells))
+            places = (self._place(word(cell)) for cell in cells)
+            codes = np.fromiter(places, dtype=np.float64, count=len(cells))
+        self._present += int((codes >= 0).sum())
+        return codes
+
+    def _place(self, text: str | None) -> int:
+        if text is None:
+            return -1
+        place = self._words.get(text)
+        if place is not None:
+            return place
+        if len(self._words) >= MAX_WORDS:
+            self.overflowed = True
+            return -1
+        self._words[text] = len(self._words)
+        return len(self._words) - 1
 
     @property
     def words(self) -> tuple[str, ...]:
         return tuple(self._words)
 
     @property
-    def values(self) -> NDArray[Any]:
-        if self.kind == "categorical":
-            return np.array(self._codes, dtype=np.int32)
-        return np.array(self._numbers, dtype=np.float64)
-
-    @property
     def is_identifier(self) -> bool:
         """Every word occurs once: it names the row and says nothing about another one."""
-        present = sum(code >= 0 for code in self._codes)
-        return self.kind == "categorical" and present >= 20 and len(self._words) == present
+        return (
+            self.kind == "categorical" and self._present >= 20 and len(self._words) == self._present
+        )
 
 
 def numbers_of(cells: Sequence[Any]) -> list[float] | None:
     """All cells as floats where every one is a plain number, in one go; None otherwise."""
+    if set(map(type, cells)) <= {int, float}:  # JSON has numbers
+        try:
+            numbers = np.array(cells, dtype=np.float64)
+        except OverflowError:
+            return None
+        return numbers.tolist() if np.isfinite(numbers).all() else None
     try:
         values = list(map(float, cells))
         text = "".join(cells)

@@ -4,6 +4,7 @@ import csv
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -12,21 +13,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.cells import is_missing
-from modelyard.data.sources.base import Rows, Schema, Source, located, object_array
+from modelyard.data.sources.base import (
+    Lost,
+    Rows,
+    Schema,
+    Source,
+    located,
+    object_array,
+    refuse_too_many,
+)
 from modelyard.data.sources.columns import (
     ColumnScan,
-    ColumnValues,
     TextInNumbersError,
     missing_finding,
     text_in_numbers,
 )
-from modelyard.data.sources.table import Table, choose_columns
+from modelyard.data.sources.csv_lines import Record, read_records
+from modelyard.data.sources.table import CellError, Table, choose_columns
 from modelyard.spec.errors import DataError, nearest
 from modelyard.spec.records import Finding
 
 _DELIMITERS = ",;\t|"
 _CHUNK = 8192
 """Rows that are taken in at a time: the cells of more than these are never in memory as text."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows: the lines of those that could be read, their columns, and why others could not."""
+
+    lines: list[int]
+    columns: list[tuple[str, ...]]
+    lost: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What the first reading tells."""
+
+    columns: list[ColumnScan]
+    lines: "array[int]"
+    """On which each row ends, from 1."""
+    lost: tuple[Lost, ...]
 
 
 class Csv(Source):
@@ -42,7 +70,7 @@ class Csv(Source):
         return self._content[0].schema
 
     def __len__(self) -> int:
-        return len(self._scanned[1])
+        return len(self._scanned.lines)
 
     def targets(self) -> NDArray[np.object_]:
         return self._content[1]
@@ -54,13 +82,16 @@ class Csv(Source):
         return ".json", json.dumps(self._content[0].natural(row), ensure_ascii=False).encode()
 
     def name(self, row: int) -> str:
-        return f"line {self._scanned[1][row]}"
+        return f"line {self._scanned.lines[row]}"
+
+    def lost(self) -> tuple[Lost, ...]:
+        return self._scanned.lost
 
     def findings(self) -> tuple[Finding, ...]:
         kept = {column.name for column in self.schema().columns}
         gaps = [
             missing_finding(scan.name, scan.missing, scan.rows)
-            for scan in self._scanned[0]
+            for scan in self._scanned.columns
             if scan.missing and scan.name in kept
         ]
         return (*self._content[0].findings, *gaps)
@@ -76,13 +107,15 @@ class Csv(Source):
             return sniff(self._path)
         except OSError as error:
             raise _unreadable(self._path, error) from error
-        except UnicodeDecodeError as error:
-            raise _not_utf8(self._path) from error
 
     @cached_property
     def _header(self) -> list[str]:
-        for _, cells in self._records():
-            header = [cell.strip() for cell in cells]
+        for record in self._records():
+            if record.problem:
+                raise DataError(
+                    f"{self._path}, line {record.line}: {record.problem}", "mend the header"
+                )
+            header = [cell.strip() for cell in record.cells]
             break
         else:
             raise DataError(
@@ -92,92 +125,85 @@ class Csv(Source):
         return header
 
     @cached_property
-    def _scanned(self) -> tuple[list[ColumnScan], "array[int]"]:
-        """First reading: what the columns are, and the line (from 1) on which each row ends."""
+    def _scanned(self) -> _Scan:
+        """First reading: what the columns are, and where the rows stand."""
         scans = [ColumnScan(name) for name in self._header]
         lines = array("q")
-        for chunk_lines, columns in self._chunks():
-            for scan, cells in zip(scans, columns, strict=True):
+        lost: list[Lost] = []
+        for chunk in self._chunks():
+            for scan, cells in zip(scans, chunk.columns, strict=True):
                 if scan.name != self.data.target:
                     scan.see(cells, len(lines))
-            lines.extend(chunk_lines)
+            lines.extend(chunk.lines)
+            lost += [
+                Lost(len(lines) + i, len(lines) + i + 1, why)
+                for i, why in enumerate(chunk.lost.values())
+            ]
+            lines.extend(chunk.lost)
         if not lines:
             raise DataError(f"{self._path} has a header but no rows", "add rows to it")
-        return scans, lines
+        refuse_too_many(
+            lost,
+            len(lines),
+            self.data.max_unreadable,
+            lambda row: f"{self._path}, line {lines[row]}",
+            'mend those lines (a cell that holds the delimiter must stand in quotation marks: "…")',
+        )
+        return _Scan(scans, lines, tuple(lost))
 
     @cached_property
     def _content(self) -> tuple[Table, NDArray[np.object_]]:
         """Second reading: the values, and the targets."""
         target = self.data.target
-        features = [scan for scan in self._scanned[0] if scan.name != target]
+        features = [scan for scan in self._scanned.columns if scan.name != target]
         try:
             chosen = choose_columns(features, self.data.columns)
         except TextInNumbersError as error:
             names = [self.name(row) for row, _ in error.scan.texts]
             raise text_in_numbers(error.scan, names) from error
-        table = Table([ColumnValues(name, kind) for name, kind in chosen.kinds], chosen.findings)
-        places = {name: place for place, name in enumerate(self._header)}
+        table = Table(chosen, self.scratch)
         interned: dict[str, str] = {}
         targets: list[str | None] = []
-        first = 0
-        for _, columns in self._chunks():
-            for column in table.growing:
-                self._take_in(column, columns[places[column.name]], first)
+        for chunk in self._chunks():
+            columns = dict(zip(self._header, chunk.columns, strict=True))
+            try:
+                table.append(columns, len(chunk.lines))
+            except CellError as error:
+                raise error.as_data_error(self.name(len(targets) + error.where())) from error
             targets += [
                 None if is_missing(cell) else interned.setdefault(cell.strip(), cell.strip())
-                for cell in columns[places[target]]
+                for cell in columns[target]
             ]
-            first += len(columns[0])
+            table.append_lost(len(chunk.lost))
+            targets += [None] * len(chunk.lost)
         table.finish(self.data.columns)
         return table, object_array(targets)
 
-    def _take_in(self, column: ColumnValues, cells: Sequence[str], first: int) -> None:
+    def _records(self) -> Iterator[Record]:
         try:
-            column.add(cells)
-        except ValueError as error:
-            for place, cell in enumerate(cells):
-                try:
-                    ColumnValues(column.name, column.kind).add([cell])
-                except ValueError:
-                    raise DataError(
-                        f"{self.name(first + place)}: column {column.name!r}: {error}",
-                        "mend the cell, or set another kind in [data.columns]",
-                    ) from error
-            raise
-
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and cells of every record that is not blank. Raises DataError."""
-        delimiter = self._dialect
-        try:
-            with self._path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, delimiter=delimiter, strict=True)
-                for cells in reader:
-                    if cells:
-                        yield reader.line_num, cells
-        except csv.Error as error:
-            raise DataError(
-                f"{self._path}, line {reader.line_num}: {error}",
-                "mend that line; look for a quotation mark that is not closed",
-            ) from error
-        except UnicodeDecodeError as error:
-            raise _not_utf8(self._path) from error
+            yield from read_records(self._path, self._dialect)
         except OSError as error:
             raise _unreadable(self._path, error) from error
 
-    def _chunks(self) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
-        """Line numbers and columns of the next rows, until none is left."""
+    def _chunks(self) -> Iterator[_Chunk]:
+        """The next rows, until none is left; in each chunk the broken ones come after the others."""
         width = len(self._header)
         records = islice(self._records(), 1, None)
         while chunk := list(islice(records, _CHUNK)):
-            for line, cells in chunk:
-                if len(cells) != width:
-                    raise DataError(
-                        f"{self._path}, line {line}: {len(cells)} cells where the header has {width}",
-                        'mend that line; a cell that holds the delimiter must stand in quotation marks ("…")',
-                    )
-            yield (
-                [line for line, _ in chunk],
-                list(zip(*(cells for _, cells in chunk), strict=True)),
+            whole = [
+                record for record in chunk if not record.problem and len(record.cells) == width
+            ]
+            cells = zip(*(record.cells for record in whole), strict=True)
+            lost = {
+                record.line: record.problem
+                or f"{len(record.cells)} cells where the header has {width}"
+                for record in chunk
+                if record.problem or len(record.cells) != width
+            }
+            yield _Chunk(
+                [record.line for record in whole],
+                list(cells) if whole else [()] * width,
+                lost,
             )
 
     def _check_header(self, header: Sequence[str]) -> None:
@@ -210,7 +236,7 @@ def sniff(path: Path) -> str:
     """The delimiter that cuts the first 50 records most evenly, then into most cells."""
     best, score = ",", (0.0, 1)
     for delimiter in _DELIMITERS:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             try:
                 sample = list(islice((r for r in csv.reader(file, delimiter=delimiter) if r), 50))
             except csv.Error:
@@ -220,22 +246,6 @@ def sniff(path: Path) -> str:
         if width > 1 and (even, width) > score:
             best, score = delimiter, (even, width)
     return best
-
-
-def _not_utf8(path: Path) -> DataError:
-    """Find the line that cannot be decoded."""
-    mend = "save the file as UTF-8"
-    with path.open("rb") as file:
-        for line, content in enumerate(file, start=1):
-            if line == 1 and content.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return DataError(f"{path} is UTF-16, not UTF-8", mend)
-            try:
-                content.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return DataError(
-                    f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8", mend
-                )
-    return DataError(f"{path} is not UTF-8", mend)
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

@@ -1,14 +1,22 @@
-"""A table in memory: the columns that the model gets, in raw form, and those that it does not."""
+"""A table in raw form: the columns that the model gets, and those that it does not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modelyard.data.sources.base import ColumnKind, ColumnSchema, Rows, Schema
-from modelyard.data.sources.columns import ColumnScan, ColumnValues, left_out
+from modelyard.data.sources.columns import (
+    MAX_WORDS,
+    Cells,
+    ColumnCoder,
+    ColumnScan,
+    TypedCells,
+    left_out,
+)
+from modelyard.data.sources.spool import Spool
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 
@@ -30,36 +38,58 @@ def choose_columns(scans: Sequence[ColumnScan], declared: Mapping[str, str]) -> 
         if wish == "ignore":
             continue
         if scan.constant:
-            why = "it has no value at all" if not scan.present else "it is the same in every row"
-            findings.append(left_out("constant", scan.name, why))
+            findings.append(_constant(scan))
             continue
         kinds.append((scan.name, scan.kind(wish)))
     return Choice(tuple(kinds), tuple(findings))
 
 
 class Table:
-    """Grown column by column, then finished."""
+    """Grown chunk by chunk, then finished; its values lie in a spool, so it may be of any length."""
 
-    def __init__(self, growing: Sequence[ColumnValues], findings: tuple[Finding, ...]) -> None:
-        self.growing = list(growing)
-        self.findings = findings
+    def __init__(self, choice: Choice, scratch: Path) -> None:
+        self.findings = choice.findings
         self.schema = Schema("table")
-        self._values: dict[str, NDArray[Any]] = {}
+        self._coders = [ColumnCoder(name, kind) for name, kind in choice.kinds]
+        self._spool = Spool(len(self._coders), scratch)
+        self._places: dict[str, int] = {}
 
-    def finish(self, declared: Mapping[str, str]) -> None:
-        """Leave out identifiers that nobody declared. Raises DataError where no column is left."""
+    def append(self, columns: Mapping[str, Cells], rows: int) -> None:
+        """Take in the next ``rows`` rows of every chosen column. Raises CellError."""
+        values = np.empty((rows, len(self._coders)), dtype=np.float64)
+        for place, coder in enumerate(self._coders):
+            try:
+                values[:, place] = coder.code(columns[coder.name])
+            except ValueError as error:
+                raise CellError(coder, columns[coder.name], error) from error
+        self._spool.append(values)
+
+    def append_lost(self, rows: int) -> None:
+        """Rows that cannot be read: nothing in any column."""
+        nothing = [-1.0 if coder.kind == "categorical" else np.nan for coder in self._coders]
+        step = max(1, 2**20 // max(1, len(nothing)))
+        for start in range(0, rows, step):
+            self._spool.append(np.tile(nothing, (min(step, rows - start), 1)))
+
+    def finish(self, declared: Mapping[str, str], scans: Sequence[ColumnScan] = ()) -> None:
+        """Leave out identifiers that nobody declared, and what ``scans`` found constant.
+
+        Raises DataError where no column is left.
+        """
+        constant = {scan.name: scan for scan in scans if scan.constant}
         columns = []
-        for column in self.growing:
-            if column.is_identifier and column.name not in declared:
-                why = (
-                    "every row has its own word, as an identifier has; "
-                    'set its kind to "categorical" in [data.columns] to keep it'
-                )
-                self.findings = (*self.findings, left_out("identifier", column.name, why))
+        for place, coder in enumerate(self._coders):
+            finding = (
+                _constant(constant[coder.name])
+                if coder.name in constant
+                else _wordy(coder, declared)
+            )
+            if finding:
+                self.findings = (*self.findings, finding)
+            if finding and (coder.name in constant or coder.name not in declared):
                 continue
-            columns.append(ColumnSchema(column.name, column.kind, column.words))
-            self._values[column.name] = column.values
-        self.growing = []
+            columns.append(ColumnSchema(coder.name, coder.kind, coder.words))
+            self._places[coder.name] = place
         if not columns:
             raise DataError(
                 "no column is left to learn from: all are the target, constant, identifiers or ignored",
@@ -68,19 +98,77 @@ class Table:
         self.schema = Schema("table", columns=tuple(columns))
 
     def rows(self, start: int, stop: int) -> Rows:
-        return Rows({name: values[start:stop] for name, values in self._values.items()})
+        values = self._spool.read(start, stop)
+        return Rows(
+            {
+                column.name: values[:, self._places[column.name]].astype(
+                    np.int32 if column.kind == "categorical" else np.float64
+                )
+                for column in self.schema.columns
+            }
+        )
 
     def natural(self, row: int) -> dict[str, Any]:
         """``{column: value}`` as a caller of the service would write it."""
+        values = self._spool.read(row, row + 1)[0]
         return {
-            column.name: _natural(column, self._values[column.name][row])
+            column.name: _natural(column, values[self._places[column.name]])
             for column in self.schema.columns
         }
 
 
+class CellError(Exception):
+    """A cell does not fit its column; the source tells where it stands by ``where``."""
+
+    def __init__(self, coder: ColumnCoder, cells: Cells, reason: ValueError) -> None:
+        super().__init__(f"column {coder.name!r}: {reason}")
+        self._coder, self._cells = coder, cells
+
+    def where(self) -> int:
+        """The place of the first such cell among those that were appended."""
+        if isinstance(self._cells, TypedCells):
+            return int(np.flatnonzero(np.isinf(self._cells.values))[0])
+        alone = ColumnCoder(self._coder.name, self._coder.kind)
+        for place, cell in enumerate(self._cells):
+            try:
+                alone.code([cell])
+            except ValueError:
+                return place
+        return 0
+
+    def as_data_error(self, name: str) -> DataError:
+        """``name`` is where the cell stands."""
+        return DataError(f"{name}: {self}", "mend the cell, or set another kind in [data.columns]")
+
+
+def _constant(scan: ColumnScan) -> Finding:
+    why = "it has no value at all" if not scan.present else "it is the same in every row"
+    return left_out("constant", scan.name, why)
+
+
+def _wordy(coder: ColumnCoder, declared: Mapping[str, str]) -> Finding | None:
+    """What is to be said of a column with very many words; it is left out unless it is declared."""
+    if coder.overflowed and coder.name in declared:
+        return Finding(
+            kind="identifier",
+            severity="warning",
+            message=f"column {coder.name!r} has more than {MAX_WORDS} different words: "
+            "those that come later count as unknown",
+        )
+    if coder.name in declared or not (coder.overflowed or coder.is_identifier):
+        return None
+    why = (
+        f"it has more than {MAX_WORDS} different words"
+        if coder.overflowed
+        else "every row has its own word, as an identifier has"
+    )
+    mend = 'set its kind to "categorical" in [data.columns] to keep it'
+    return left_out("identifier", coder.name, f"{why}; {mend}")
+
+
 def _natural(column: ColumnSchema, value: Any) -> Any:
     if column.kind == "categorical":
-        return column.words[value] if value >= 0 else None
+        return column.words[int(value)] if value >= 0 else None
     if np.isnan(value):
         return None
     if column.kind == "boolean":

@@ -13,6 +13,7 @@ from typing import Any
 
 from modelyard.bundle.export import export as export_run
 from modelyard.data.dataset import prepare as prepare_data
+from modelyard.data.sources import BUILT_IN as SOURCES
 from modelyard.deployment.targets import BUILT_IN as TARGETS
 from modelyard.engines import BUILT_IN as ENGINES
 from modelyard.monitoring.prometheus import write_monitoring
@@ -52,6 +53,7 @@ def read(
     Keyword arguments are fields of ``[train]``. Raises ProjectError with every mistake at once.
     """
     choices = {
+        "data.source": sorted(set(table("sources", SOURCES)) - {"arrays"}),
         "task.type": task_names(),
         "train.engine": sorted(table("engines", ENGINES)),
         "serve.protocols": sorted(table("protocols", PROTOCOLS)),

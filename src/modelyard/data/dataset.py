@@ -20,6 +20,7 @@ from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_err
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
 from modelyard.spec.signature import ImageInput, NaturalInput
+from modelyard.spec.urls import local_path, printable
 from modelyard.store import Store
 from modelyard.store.files import lock, new_folder
 
@@ -36,14 +37,15 @@ def dataset_id(project: Project, store: Store) -> str:
     source = open_source(project)
     files, code = source.files(), source.code()
     digests = file_digests([*files, *code.values()], store.ledger)
-    base = len(str((project.root / Path(project.data.path).expanduser()).resolve()))
+    path = Path(local_path(project.data.path)).expanduser()
+    base = len(str((project.root / path).resolve()))
     names = [*(str(file)[base:] for file in files), *code]
     shape = {
         "preparation": PREPARATION_VERSION,
-        "data": project.data.model_dump(mode="json"),
+        "data": project.data.model_dump(mode="json", exclude={"cache_gb"}),
         "task": project.task.model_dump(mode="json"),
     }
-    return digest_texts([json.dumps(shape, sort_keys=True), *names, *digests])
+    return digest_texts([json.dumps(shape, sort_keys=True), *names, *digests, *source.stamps()])
 
 
 def prepare(
@@ -72,9 +74,11 @@ def _make(project: Project, store: Store, identifier: str, say: Callable[[str], 
     for leftover in folder.parent.glob(f".{identifier}.*"):  # of a preparation that was killed
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
-    say(f"preparing {project.data.path or project.data.source}")
+    say(f"preparing {printable(project.data.path) or project.data.source}")
     with new_folder(folder) as temporary:
-        made = make_dataset(project, open_source(project), identifier, temporary, store.ledger, say)
+        source = open_source(project)
+        source.say = say
+        made = make_dataset(project, source, identifier, temporary, store.ledger, say)
         if dataset_id(project, store) != identifier:
             raise DataError("the data changed while it was being prepared", "run the command again")
         dataset = msgspec.structs.replace(made, folder=str(folder))

@@ -29,6 +29,7 @@ from modelyard.data.targets import check_task, labelled_rows, make_task, truth_t
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset, Finding, TaskSpec
 from modelyard.spec.signature import NaturalInput
+from modelyard.spec.urls import is_url, printable
 
 Say = Callable[[str], None]
 _SAMPLES = 8
@@ -152,6 +153,13 @@ def _findings(
     return (*found, *quality.classes(samples.task.classes, samples.targets.astype(np.int64)))
 
 
+def _place(project: Project) -> str:
+    path = project.data.path
+    if is_url(path):
+        return printable(path)
+    return str(project.root / path) if path else project.data.source
+
+
 def _record(
     project: Project,
     identifier: str,
@@ -166,7 +174,7 @@ def _record(
     return Dataset(
         id=identifier,
         source=project.data.source,
-        path=str(project.root / project.data.path) if project.data.path else project.data.source,
+        path=_place(project),
         folder="",
         samples=len(samples.targets),
         splits={name: len(splits[name]) for name in SPLITS},

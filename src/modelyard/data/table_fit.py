@@ -111,7 +111,8 @@ class TableFit:
             return _words(column, totals) if column.kind == "categorical" else _truths(name, totals)
         if not self.exact:
             count, mean, std = self._counts[name], self._means[name], self._deviations[name]
-            median = float(np.median(_present(self._sample[name]))) if count else 0.0
+            sampled = _present(self._sample[name])
+            median = float(np.median(sampled)) if len(sampled) else mean
         else:
             present = _present(self._whole[name])
             count = len(present)
@@ -131,9 +132,10 @@ class TableFit:
     def _edges(self, name: str) -> NDArray[np.float64]:
         """Quantiles of the sample between the true ends."""
         present = _present(self._sample[name])
-        if not len(present):
+        if not self._counts[name]:
             return np.array([0.0, 0.0])
-        inner = np.quantile(present, np.linspace(0, 1, profile.BINS + 1)[1:-1])
+        shares = np.linspace(0, 1, profile.BINS + 1)[1:-1]
+        inner = np.quantile(present, shares) if len(present) else ()
         edges = np.unique([self._low[name], *inner, self._high[name]])
         return edges if len(edges) > 1 else np.repeat(edges, 2)
 

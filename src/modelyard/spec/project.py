@@ -32,10 +32,19 @@ class SplitSection(Section):
 
 
 class DataSection(Section):
-    source: str = Field(description='"images", "csv" or "module:function" that returns arrays.')
-    path: str = Field("", description="Folder or file of the source, relative to the project file.")
+    source: str = Field(
+        description='"images", "csv", "parquet", "arrow", "jsonl", "npz", "text", '
+        'or "module:function" that returns arrays.'
+    )
+    path: str = Field(
+        "",
+        description="Folder or file of the source, relative to the project file; or a URL "
+        "(s3://bucket/folder, https://…), with credentials from the environment only.",
+    )
     target: str = Field(
-        "label", description="Column to predict (csv); for images the folder's name is the label."
+        "label",
+        description="Tables: the column to predict; npz: the array of targets; "
+        "for images the folder's name is the label.",
     )
     split: SplitSection = SplitSection()
     size: tuple[PositiveInt, PositiveInt] = Field(
@@ -46,7 +55,14 @@ class DataSection(Section):
         {}, description='Tables: the kind of a column where the guess is wrong, or "ignore".'
     )
     max_unreadable: Fraction = Field(
-        0.0, description="Share of unreadable files that is accepted (and reported)."
+        0.0,
+        description="Share of unreadable samples (files, lines, rows of damaged shards) that is accepted "
+        "and reported; more of them stop the run.",
+    )
+    cache_gb: PositiveFloat = Field(
+        10,
+        description="URLs: most gigabytes of fetched files that are kept in the store; "
+        "those not used for longest go first.",
     )
     missing_target: Literal["error", "drop"] = Field(
         "error", description="Tables: what to do with rows without a label."

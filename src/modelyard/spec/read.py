@@ -14,10 +14,14 @@ from pydantic import BaseModel, ValidationError
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
 from modelyard.spec.project import Project, ProjectFile, Section, TrainSection
+from modelyard.spec.urls import CREDENTIALS, is_url, local_path, secret_in
 
 PREFIX = "YARD_"
 NOT_FIELDS = frozenset({"YARD_DEBUG"})
 """Variables that steer the program itself."""
+
+SOURCES = ("arrow", "csv", "images", "jsonl", "npz", "parquet", "text")
+"""Built-in sources that read ``data.path``; others may be installed."""
 
 
 class Source(IntEnum):
@@ -281,7 +285,9 @@ def _cross_checks(
     merged: _Merged, root: Path, choices: Mapping[str, Collection[str]]
 ) -> Iterator[Mistake]:
     """What no single field can know; made on the raw content, so that they are reported beside the others."""
-    yield from _words(merged, choices)
+    known = dict(choices)
+    yield from _source(merged, known.pop("data.source", SOURCES))
+    yield from _words(merged, known)
     size, workers = merged.get("train.batch_size", 32), merged.get("train.workers", 1)
     if _is_int(size) and _is_int(workers) and 0 < size < workers:
         yield merged.mistake(
@@ -319,22 +325,30 @@ def _words(merged: _Merged, choices: Mapping[str, Collection[str]]) -> Iterator[
                 )
 
 
-def _paths(merged: _Merged, root: Path) -> Iterator[Mistake]:
+def _source(merged: _Merged, sources: Collection[str]) -> Iterator[Mistake]:
     source, path = merged.get("data.source"), merged.get("data.path", "")
-    if isinstance(source, str) and ":" not in source:
-        if source not in ("images", "csv"):
-            expected = "'images', 'csv' or 'module:function'"
+    if not isinstance(source, str) or ":" in source:
+        return
+    if source not in sources:
+        expected = ", ".join(map(repr, sorted(sources))) + " or 'module:function'"
+        yield merged.mistake(
+            ("data", "source"), f"{source!r} is not a source", expected, nearest(source, sources)
+        )
+    elif isinstance(path, str) and not path and source in SOURCES:
+        yield merged.mistake(
+            ("data", "path"), "is missing", "the folder, file or URL that holds the data"
+        )
+
+
+def _paths(merged: _Merged, root: Path) -> Iterator[Mistake]:
+    path = merged.get("data.path", "")
+    path = local_path(path) if isinstance(path, str) else path
+    if isinstance(path, str) and is_url(path):
+        if secret := secret_in(path):
             yield merged.mistake(
-                ("data", "source"),
-                f"{source!r} is not a source",
-                expected,
-                nearest(source, ["images", "csv"]),
+                ("data", "path"), f"holds {secret}", f"a URL without it; {CREDENTIALS}"
             )
-        elif isinstance(path, str) and not path:
-            yield merged.mistake(
-                ("data", "path"), "is missing", "the folder or file that holds the data"
-            )
-    if isinstance(path, str) and path and not (root / path).exists():
+    elif isinstance(path, str) and path and not (root / path).exists():
         beside = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
         yield merged.mistake(
             ("data", "path"),

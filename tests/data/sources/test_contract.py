@@ -1,8 +1,11 @@
-"""The three sources pass the contract that third parties' sources must pass."""
+"""The built-in sources pass the contract that third parties' sources must pass."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from modelyard.data.sources import open_source
@@ -22,6 +25,48 @@ class TestCsv(SourceContract):
     @pytest.fixture
     def source(self, project, people: Path) -> Source:
         return open_source(project(source="csv", path="people.csv", target="ill"))
+
+
+class TestShards(SourceContract):
+    """Two shards of a folder, with a column that is left out, gaps and a broken record where the format can."""
+
+    @pytest.fixture(params=["parquet", "arrow", "jsonl"])
+    def source(self, project, tmp_path: Path, request: pytest.FixtureRequest) -> Source:
+        rows = [
+            {
+                "a": i / 3 if i % 4 else None,
+                "b": i % 2 == 0,
+                "c": "xyz"[i % 3],
+                "d": 1,
+                "label": i % 2,
+            }
+            for i in range(21)
+        ]
+        (tmp_path / "data").mkdir()
+        for number, part in enumerate((rows[:10], rows[10:])):
+            table = pa.Table.from_pylist(part)
+            if request.param == "parquet":
+                pq.write_table(table, tmp_path / "data" / f"{number}.parquet", row_group_size=4)
+            elif request.param == "arrow":
+                with pa.ipc.new_file(
+                    str(tmp_path / "data" / f"{number}.arrow"), table.schema
+                ) as out:
+                    out.write_table(table, max_chunksize=4)
+            else:
+                lines = [json.dumps(row) for row in part] + ["{broken"]
+                (tmp_path / "data" / f"{number}.jsonl").write_text("\n".join(lines))
+        return open_source(project(source=request.param, path="data", max_unreadable=0.2))
+
+
+class TestNpz(SourceContract):
+    @pytest.fixture(params=["tensor", "columns"])
+    def source(self, project, tmp_path: Path, request: pytest.FixtureRequest) -> Source:
+        values = np.random.default_rng(0).normal(size=(9, 4))
+        values[3, 1] = np.nan
+        columns = {"a": values[:, 0], "b": values[:, 1]}
+        inputs = {"x": values} if request.param == "tensor" else columns
+        np.savez(tmp_path / "data.npz", **inputs, label=np.arange(9) % 2)
+        return open_source(project(source="npz", path="data.npz"))
 
 
 class TestTensors(SourceContract):

@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.data.cells import is_missing
 from modelyard.data.digest import code_files
-from modelyard.data.sources.base import Rows, Schema, Source, object_array
-from modelyard.data.sources.columns import (
-    ColumnScan,
-    TextInNumbersError,
-    missing_finding,
-    text_in_numbers,
-)
-from modelyard.data.sources.table import CellError, Table, choose_columns
+from modelyard.data.place import open_place
+from modelyard.data.sources.base import Rows, Schema, Source
+from modelyard.data.sources.table import Table
+from modelyard.data.sources.whole import finite_rows, label_array, number_array, whole_table
 from modelyard.spec.errors import DataError, nearest
 from modelyard.spec.records import Finding
+from modelyard.spec.urls import is_url, local_path
 
 _RETURNS = (
     'return (inputs, targets), {"inputs": …, "targets": …}, or a dict of columns that holds the target, '
@@ -40,14 +36,20 @@ class Arrays(Source):
     """
 
     def files(self) -> Sequence[Path]:
-        if not self.data.path:
+        if not self.data.path or is_url(local_path(self.data.path)):
             return []
-        path = (self.root / Path(self.data.path).expanduser()).resolve()
+        path = (self.root / Path(local_path(self.data.path)).expanduser()).resolve()
         if not path.exists():
             raise DataError(f"data.path: nothing at {path}", "mend data.path, or leave it out")
         if path.is_file():
             return [path]
         return sorted(file for file in path.rglob("*") if file.is_file())
+
+    def stamps(self) -> Sequence[str]:
+        """Of a URL; reading it is the function's own affair."""
+        if not is_url(local_path(self.data.path)):
+            return ()
+        return open_place(self.root, self.data, self.scratch, self.say).stamps()
 
     def code(self) -> Mapping[str, Path]:
         return code_files(self.root, self._module)
@@ -68,15 +70,7 @@ class Arrays(Source):
         content = self._content[0]
         if isinstance(content, Table):
             return content.rows(start, stop)
-        values = np.asarray(content[start:stop])
-        with np.errstate(over="ignore"):  # refused below
-            numbers = values.astype(np.float32)
-        finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
-        numbers[~finite] = 0.0
-        bad = np.flatnonzero(~finite).tolist()
-        return Rows(
-            numbers, dict.fromkeys(bad, "holds a number that is NaN, infinite or too large")
-        )
+        return finite_rows(np.asarray(content[start:stop]))
 
     def natural(self, row: int) -> tuple[str, bytes]:
         content = self._content[0]
@@ -98,10 +92,12 @@ class Arrays(Source):
     @cached_property
     def _content(self) -> tuple[Table | NDArray[Any], NDArray[np.object_]]:
         inputs, targets = _two_parts(self._call(), self.data.target, self.data.source)
-        labels = _labels(targets, self.data.source)
+        labels = label_array(targets, self.data.source)
         if isinstance(inputs, Mapping):
-            return self._table(inputs, len(labels)), labels
-        values = _numbers(inputs, self.data.source)
+            return whole_table(
+                inputs, len(labels), self.data, self.data.source, self.scratch
+            ), labels
+        values = number_array(inputs, self.data.source)
         if len(values) != len(labels):
             raise DataError(
                 f"{self.data.source} returned {len(values)} inputs and {len(labels)} targets",
@@ -142,45 +138,6 @@ class Arrays(Source):
             )
         return function  # type: ignore[no-any-return]
 
-    def _table(self, inputs: Mapping[str, Any], rows: int) -> Table:
-        columns = {str(name): _cells(name, values) for name, values in inputs.items()}
-        for name, cells in columns.items():
-            if len(cells) != rows:
-                raise DataError(
-                    f"{self.data.source}: column {name!r} has {len(cells)} values, the target {rows}",
-                    _RETURNS,
-                )
-        unknown = [name for name in self.data.columns if name not in columns]
-        if unknown:
-            close = nearest(unknown[0], columns)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise DataError(
-                f"[data.columns] names {unknown[0]!r}, which {self.data.source} does not return{hint}",
-                f"its columns are {', '.join(columns)}",
-            )
-        scans = [ColumnScan(name) for name in columns]
-        for scan in scans:
-            scan.see(columns[scan.name], 0)
-        try:
-            chosen = choose_columns(scans, self.data.columns)
-        except TextInNumbersError as error:
-            names = [self.name(row) for row, _ in error.scan.texts]
-            raise text_in_numbers(error.scan, names) from error
-        table = Table(chosen, self.scratch)
-        try:
-            table.append(columns, rows)
-        except CellError as error:
-            raise error.as_data_error(f"{self.data.source}: {self.name(error.where())}") from error
-        table.finish(self.data.columns)
-        kept = {column.name for column in table.schema.columns}
-        gaps = [missing_finding(s.name, s.missing, s.rows) for s in scans if s.missing]
-        table.findings += tuple(
-            gap
-            for scan, gap in zip([s for s in scans if s.missing], gaps, strict=True)
-            if scan.name in kept
-        )
-        return table
-
 
 @contextlib.contextmanager
 def importable(root: Path, modules: Mapping[str, Path]) -> Iterator[None]:
@@ -214,51 +171,6 @@ def _two_parts(result: Any, target: str, source: str) -> tuple[Any, Any]:
     if isinstance(result, tuple | list) and len(result) == 2:
         return result[0], result[1]
     raise DataError(f"{source} returned {type(result).__name__}", _RETURNS)
-
-
-def _labels(targets: Any, source: str) -> NDArray[np.object_]:
-    values = np.asarray(targets)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "biufUO":
-        raise DataError(
-            f"{source}: targets have shape {list(values.shape)} and type {values.dtype}",
-            "return one string, integer or float for each sample",
-        )
-    labels = [None if is_missing(value) else value for value in values.tolist()]
-    if any(not isinstance(label, str | int | float | None) for label in labels):
-        raise DataError(f"{source}: a target is neither text nor a number", _RETURNS)
-    return object_array([label.strip() if isinstance(label, str) else label for label in labels])
-
-
-def _numbers(inputs: Any, source: str) -> NDArray[Any]:
-    try:
-        # asanyarray keeps a memory map a memory map.
-        values: NDArray[Any] = np.asanyarray(inputs)
-    except ValueError as error:
-        raise DataError(f"{source}: the inputs are ragged: {error}", _RETURNS) from error
-    if values.dtype.kind not in "biuf":
-        raise DataError(
-            f"{source}: inputs have type {values.dtype}, which is not numbers",
-            "return numbers, or a dict of columns for a table with words",
-        )
-    if values.ndim < 2 or 0 in values.shape:
-        raise DataError(
-            f"{source}: inputs have shape {list(values.shape)}",
-            "return an array of shape (samples, …) with two or more axes, none of them empty",
-        )
-    return values
-
-
-def _cells(name: Any, values: Any) -> list[Any]:
-    """A column as a list of plain Python values."""
-    column = np.asarray(values)
-    if column.ndim != 1 or column.dtype.kind not in "biufUO":
-        raise DataError(
-            f"column {name!r} has shape {list(column.shape)} and type {column.dtype}",
-            "a column is one axis of numbers, words or truths",
-        )
-    return column.tolist()  # type: ignore[no-any-return]
 
 
 def _where(error: BaseException, root: Path) -> str:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from modelyard.spec.errors import DataError
 from modelyard.spec.project import DataSection
 from modelyard.spec.records import Finding
+from modelyard.spec.urls import local_path
 
 _EXAMPLES = 5
 _DIGITS = re.compile(r"([0-9]+)")
@@ -93,6 +94,9 @@ class Source(ABC):
     scratch: Path = Path(tempfile.gettempdir())
     """Where temporary files and copies of remote ones may lie; in a project, its store's cache."""
 
+    say: Callable[[str], None] = staticmethod(lambda _message: None)
+    """Progress, for sources that fetch; whoever prepares puts its own way of telling here."""
+
     def __init__(self, root: Path, data: DataSection) -> None:
         self.root = root
         self.data = data
@@ -137,21 +141,24 @@ class Source(ABC):
         return ()
 
 
-def located(root: Path, data: DataSection, *, folder: bool) -> Path:
-    """``data.path`` as an absolute path that exists and is a folder or a file. Raises DataError."""
-    wanted = "folder" if folder else "file"
+def located(root: Path, data: DataSection, *, folder: bool | None) -> Path:
+    """``data.path`` as an absolute path that exists and is a folder or a file (None: either).
+
+    Raises DataError.
+    """
+    wanted = {True: "folder", False: "file", None: "file or folder"}[folder]
     if not data.path:
         raise DataError(
             f"data.path is not set; the source {data.source!r} needs a {wanted}",
             "set it in [data], relative to the project file",
         )
-    path = (root / Path(data.path).expanduser()).resolve()
+    path = (root / Path(local_path(data.path)).expanduser()).resolve()
     if not path.exists():
         raise DataError(
             f"data.path: no {wanted} at {path}",
             "mend data.path; it is relative to the project file",
         )
-    if path.is_dir() != folder:
+    if folder is not None and path.is_dir() != folder:
         raise DataError(
             f"data.path: {path} is a {'file' if folder else 'folder'}; the source {data.source!r} needs a {wanted}",
             "mend data.path or data.source",

@@ -148,16 +148,16 @@ class ColumnCoder:
             infinite = np.isinf(cells.values)
             if infinite.any():
                 raise ValueError(f"{cells.values[infinite][0]} is not a finite number")
-            return cells.values.astype(np.float64)
+            numbers: NDArray[np.float64] = cells.values.astype(np.float64, copy=False)
+            return numbers
         if self.kind == "boolean":
             return np.fromiter(map(truth, cells), dtype=np.float64, count=len(cells))
-        numbers = numbers_of(cells) or [number(cell) for cell in cells]
-        return np.array(numbers, dtype=np.float64)
+        return np.array(numbers_of(cells) or [*map(number, cells)], dtype=np.float64)
 
     def _code_words(self, cells: Cells) -> NDArray[np.float64]:
         if isinstance(cells, TypedCells):
             own = np.array([*map(self._place, cells.words), -1], dtype=np.float64)
-            codes = own[cells.values]
+            codes: NDArray[np.float64] = own[cells.values]
         else:
             places = (self._place(word(cell)) for cell in cells)
             codes = np.fromiter(places, dtype=np.float64, count=len(cells))

@@ -4,6 +4,7 @@ import csv
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.cells import is_missing
+from modelyard.data.place import Place, open_place
 from modelyard.data.sources.base import (
     Lost,
     Rows,
     Schema,
     Source,
-    located,
     object_array,
     refuse_too_many,
 )
@@ -29,8 +30,8 @@ from modelyard.data.sources.columns import (
     text_in_numbers,
 )
 from modelyard.data.sources.csv_lines import Record, read_records
-from modelyard.data.sources.table import CellError, Table, choose_columns
-from modelyard.spec.errors import DataError, nearest
+from modelyard.data.sources.table import CellError, Table, check_names, choose_columns
+from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 
 _DELIMITERS = ",;\t|"
@@ -61,7 +62,10 @@ class Csv(Source):
     """Read twice: once to judge the columns on all rows, once to take in their values."""
 
     def files(self) -> Sequence[Path]:
-        return [self._path]
+        return self._place.paths()
+
+    def stamps(self) -> Sequence[str]:
+        return self._place.stamps()
 
     def code(self) -> Mapping[str, Path]:
         return {}
@@ -97,31 +101,51 @@ class Csv(Source):
         return (*self._content[0].findings, *gaps)
 
     @cached_property
-    def _path(self) -> Path:
-        return located(self.root, self.data, folder=False)
+    def _place(self) -> Place:
+        place = open_place(self.root, self.data, self.scratch, self.say)
+        if not place.single:
+            raise DataError(
+                f"data.path: {place.shown} is a folder; the source 'csv' needs a file",
+                "mend data.path or data.source",
+            )
+        return place
+
+    @property
+    def _shown(self) -> str:
+        return self._place.shown
+
+    def _local(self) -> AbstractContextManager[Path]:
+        return self._place.local(self._place.names[0])
 
     @cached_property
     def _dialect(self) -> str:
         """The delimiter."""
         try:
-            return sniff(self._path)
+            with self._local() as path:
+                return sniff(path)
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable(self._shown, error) from error
 
     @cached_property
     def _header(self) -> list[str]:
         for record in self._records():
             if record.problem:
                 raise DataError(
-                    f"{self._path}, line {record.line}: {record.problem}", "mend the header"
+                    f"{self._shown}, line {record.line}: {record.problem}", "mend the header"
                 )
             header = [cell.strip() for cell in record.cells]
             break
         else:
             raise DataError(
-                f"{self._path} is empty", "the first line must hold the names of the columns"
+                f"{self._shown} is empty", "the first line must hold the names of the columns"
             )
-        self._check_header(header)
+        doubled = sorted({name for name in header if header.count(name) > 1})
+        if doubled:
+            raise DataError(
+                f"{self._shown}: the header has {doubled[0]!r} twice",
+                "give every column its own name",
+            )
+        check_names(header, self.data.target, self.data.columns, self._shown)
         return header
 
     @cached_property
@@ -141,12 +165,12 @@ class Csv(Source):
             ]
             lines.extend(chunk.lost)
         if not lines:
-            raise DataError(f"{self._path} has a header but no rows", "add rows to it")
+            raise DataError(f"{self._shown} has a header but no rows", "add rows to it")
         refuse_too_many(
             lost,
             len(lines),
             self.data.max_unreadable,
-            lambda row: f"{self._path}, line {lines[row]}",
+            lambda row: f"line {lines[row]}",
             'mend those lines (a cell that holds the delimiter must stand in quotation marks: "…")',
         )
         return _Scan(scans, lines, tuple(lost))
@@ -181,9 +205,10 @@ class Csv(Source):
 
     def _records(self) -> Iterator[Record]:
         try:
-            yield from read_records(self._path, self._dialect)
+            with self._local() as path:
+                yield from read_records(path, self._dialect, self._shown)
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable(self._shown, error) from error
 
     def _chunks(self) -> Iterator[_Chunk]:
         """The next rows, until none is left; in each chunk the broken ones come after the others."""
@@ -206,31 +231,6 @@ class Csv(Source):
                 lost,
             )
 
-    def _check_header(self, header: Sequence[str]) -> None:
-        listed = ", ".join(map(repr, header[:30])) + (" …" if len(header) > 30 else "")
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise DataError(
-                f"{self._path}: the header has {doubled[0]!r} twice",
-                "give every column its own name",
-            )
-        target = self.data.target
-        if target not in header:
-            close = nearest(target, header)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise DataError(
-                f"{self._path} has no target column {target!r}{hint}",
-                f"set data.target to one of its columns: {listed}",
-            )
-        for name in self.data.columns:
-            if name not in header:
-                close = nearest(name, header)
-                hint = f"; did you mean {close!r}?" if close else ""
-                raise DataError(
-                    f"[data.columns] names {name!r}, which {self._path} does not have{hint}",
-                    f"its columns are {listed}",
-                )
-
 
 def sniff(path: Path) -> str:
     """The delimiter that cuts the first 50 records most evenly, then into most cells."""
@@ -248,5 +248,5 @@ def sniff(path: Path) -> str:
     return best
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror}", "mend its mode or owner")
+def _unreadable(shown: str, error: OSError) -> DataError:
+    return DataError(f"{shown} cannot be read: {error.strerror}", "mend its mode or owner")

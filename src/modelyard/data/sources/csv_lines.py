@@ -23,13 +23,13 @@ class Record:
     problem: str = ""
 
 
-def read_records(path: Path, delimiter: str) -> Iterator[Record]:
+def read_records(path: Path, delimiter: str, shown: str) -> Iterator[Record]:
     """Every record that is not blank. Raises OSError, and DataError for UTF-16.
 
     After a record that cannot be read, reading goes on with the line after the one on which it
     began: a quotation mark that is not closed costs its own line and not the rest of the file.
     """
-    _refuse_utf16(path)
+    _refuse_utf16(path, shown)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)
         while True:
@@ -81,7 +81,7 @@ def _bytes_problem(cells: list[str]) -> str:
     return ""
 
 
-def _refuse_utf16(path: Path) -> None:
+def _refuse_utf16(path: Path, shown: str) -> None:
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{path} is UTF-16, not UTF-8", "save the file as UTF-8")
+            raise DataError(f"{shown} is UTF-16, not UTF-8", "save the file as UTF-8")

@@ -4,18 +4,19 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.image_file import decode_image
+from modelyard.data.place import Place, is_junk, open_place
 from modelyard.data.sources.base import Rows, Schema, Source, located, natural_order, object_array
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 from modelyard.spec.signature import ImageInput
+from modelyard.spec.urls import is_url, local_path
 
-_JUNK = frozenset({"thumbs.db", "desktop.ini"})
 _SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
@@ -23,7 +24,10 @@ class Images(Source):
     """``path/<class>/…/<file>``: the first folder's name is the label; hidden files are passed over."""
 
     def files(self) -> Sequence[Path]:
-        return [file for file, _ in self._listing]
+        return [file for file, _ in self._listing if isinstance(file, Path)]
+
+    def stamps(self) -> Sequence[str]:
+        return self._place.stamps()
 
     def code(self) -> Mapping[str, Path]:
         return {}
@@ -45,7 +49,7 @@ class Images(Source):
 
         def read(place: int) -> None:
             try:
-                pixels[place] = decode_image(self._spec, files[place].read_bytes())
+                pixels[place] = decode_image(self._spec, self._content(files[place]))
             except DataError as error:
                 unreadable[place] = error.what
             except OSError as error:
@@ -58,15 +62,19 @@ class Images(Source):
     def natural(self, row: int) -> tuple[str, bytes]:
         file = self._listing[row][0]
         try:
-            return file.suffix.lower() or ".image", file.read_bytes()
+            return PurePath(file).suffix.lower() or ".image", self._content(file)
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}") from error
 
     def name(self, row: int) -> str:
-        return str(self._listing[row][0].relative_to(self._folder))
+        file = self._listing[row][0]
+        return str(file.relative_to(self._folder)) if isinstance(file, Path) else file
 
     def findings(self) -> tuple[Finding, ...]:
-        loose = [entry.name for entry in _entries(self._folder) if not entry.is_dir()]
+        if self._remote:
+            loose = [name for name in self._place.names if "/" not in name]
+        else:
+            loose = [entry.name for entry in _entries(self._folder) if not entry.is_dir()]
         if not loose:
             return ()
         return (
@@ -77,6 +85,20 @@ class Images(Source):
                 examples=tuple(sorted(loose)[:5]),
             ),
         )
+
+    def _content(self, file: Path | str) -> bytes:
+        if isinstance(file, Path):
+            return file.read_bytes()
+        with self._place.local(file) as path:
+            return path.read_bytes()
+
+    @property
+    def _remote(self) -> bool:
+        return is_url(local_path(self.data.path))
+
+    @cached_property
+    def _place(self) -> Place:
+        return open_place(self.root, self.data, self.scratch, self.say)
 
     @cached_property
     def _folder(self) -> Path:
@@ -96,13 +118,18 @@ class Images(Source):
         )
 
     @cached_property
-    def _listing(self) -> list[tuple[Path, str]]:
+    def _listing(self) -> Sequence[tuple[Path | str, str]]:
         """Every file with its label, classes in natural order."""
+        if self._remote:
+            named = [(name, name.partition("/")[0]) for name in self._place.names if "/" in name]
+            self._check_classes(sorted({label for _, label in named}), self._place.shown)
+            return sorted(named, key=lambda item: (natural_order(item[1]), item[0]))
         classes = sorted(
             (entry.name for entry in _entries(self._folder) if entry.is_dir()), key=natural_order
         )
-        self._check_classes(classes)
-        listing, empty = [], []
+        self._check_classes(classes, str(self._folder))
+        listing: list[tuple[Path | str, str]] = []
+        empty = []
         for label in classes:
             files = [Path(name) for name in sorted(_files(f"{self._folder}{os.sep}{label}"))]
             listing += [(file, label) for file in files]
@@ -116,21 +143,21 @@ class Images(Source):
             )
         return listing
 
-    def _check_classes(self, classes: Sequence[str]) -> None:
+    def _check_classes(self, classes: Sequence[str], shown: str) -> None:
         if not classes:
             raise DataError(
-                f"no class folders in {self._folder}",
+                f"no class folders in {shown}",
                 "make one folder per class and put its images into it; the folder's name is the label",
             )
         if {name.lower() for name in classes} <= _SPLIT_NAMES:
             raise DataError(
-                f"{self._folder} holds {', '.join(classes)}: splits, where one folder per class is expected",
+                f"{shown} holds {', '.join(classes)}: splits, where one folder per class is expected",
                 "put all images of a class into one folder; yard splits them itself",
             )
         for name in classes:
             if not name.isprintable():
                 raise DataError(
-                    f"the class folder {name!r} in {self._folder} has a name that cannot be printed",
+                    f"the class folder {name!r} in {shown} has a name that cannot be printed",
                     "rename it",
                 )
 
@@ -139,7 +166,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     """What lies in a folder, without hidden files. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not _is_junk(entry.name)]
+            return [entry for entry in entries if not is_junk(entry.name)]
     except OSError as error:
         raise DataError(
             f"{folder} cannot be read: {error.strerror}", "mend its mode or owner"
@@ -155,7 +182,3 @@ def _files(folder: str) -> list[str]:
         elif not entry.is_dir():
             found.append(entry.path)
     return found
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith((".", "__MACOSX")) or name.lower() in _JUNK

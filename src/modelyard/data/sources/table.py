@@ -17,7 +17,7 @@ from modelyard.data.sources.columns import (
     left_out,
 )
 from modelyard.data.sources.spool import Spool
-from modelyard.spec.errors import DataError
+from modelyard.spec.errors import DataError, nearest
 from modelyard.spec.records import Finding
 
 
@@ -44,6 +44,26 @@ def choose_columns(scans: Sequence[ColumnScan], declared: Mapping[str, str]) -> 
     return Choice(tuple(kinds), tuple(findings))
 
 
+def check_names(names: Sequence[str], target: str, declared: Mapping[str, str], shown: str) -> None:
+    """Refuse a target or a declared column that ``names`` lacks. Raises DataError with what is near."""
+    listed = ", ".join(map(repr, names[:30])) + (" …" if len(names) > 30 else "")
+    if target not in names:
+        close = nearest(target, names)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise DataError(
+            f"{shown} has no target column {target!r}{hint}",
+            f"set data.target to one of its columns: {listed}",
+        )
+    for name in declared:
+        if name not in names:
+            close = nearest(name, names)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise DataError(
+                f"[data.columns] names {name!r}, which {shown} does not have{hint}",
+                f"its columns are {listed}",
+            )
+
+
 class Table:
     """Grown chunk by chunk, then finished; its values lie in a spool, so it may be of any length."""
 
@@ -53,6 +73,11 @@ class Table:
         self._coders = [ColumnCoder(name, kind) for name, kind in choice.kinds]
         self._spool = Spool(len(self._coders), scratch)
         self._places: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns that ``append`` wants."""
+        return [coder.name for coder in self._coders]
 
     def append(self, columns: Mapping[str, Cells], rows: int) -> None:
         """Take in the next ``rows`` rows of every chosen column. Raises CellError."""

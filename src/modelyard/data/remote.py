@@ -228,8 +228,8 @@ class RemotePlace(Place):
 def _stamp_of(info: dict[str, Any]) -> str:
     name = next((name for name in _STAMPS if info.get(name)), "")
     value = info.get(name)
-    # One and the same time comes as a time or as text, by what was asked.
-    return f"{name}={value.isoformat() if isinstance(value, datetime) else value}" if name else ""
+    # One and the same time comes as a time or as a number, by what was asked.
+    return f"{name}={value.timestamp() if isinstance(value, datetime) else value}" if name else ""
 
 
 def _spelt(path: str, base: str) -> str:

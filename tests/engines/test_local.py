@@ -24,6 +24,16 @@ class TestContract(EngineContract):
     engine = "local"
 
 
+class TestContractOfForkedWorkers(EngineContract):
+    engine = "local"
+    preload = ("json", "no_such_module")
+
+    def _arguments(self, folder: Path, program: str) -> tuple[str, ...]:
+        file = folder.with_name(f"{folder.name}-program.py")
+        file.write_text(program)
+        return (str(file),)
+
+
 def job(folder: Path, program: str, size: int = 1, attempt: int = 0) -> Job:
     return Job(
         name="j", arguments=("-c", program), size=size, folder=str(folder), attempt=attempt,

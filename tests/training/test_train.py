@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from modelyard.data.dataset import prepare
+from modelyard.engines.forerunner import SWITCH
 from modelyard.spec.errors import (
     ModelError,
     ProjectError,
@@ -409,3 +411,25 @@ def test_a_worker_alone_ends_with_its_parent_even_without_the_kernel() -> None:
     os.waitpid(middle, 0)
     wait_for(lambda: not is_running(pid), 20)
     os.close(read)
+
+
+@pytest.mark.slow
+def test_forked_workers_train_what_workers_of_their_own_train(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: with dropout, two workers and gradients summed over both."""
+    project = place.project(workers=2, epochs=2)
+    weights = []
+    for name in ("forked", "plain"):
+        store = open_store(place.root / name)
+        run = train(project, prepare(project, store), store)
+        folder = Path(run.folder)
+        assert (folder / "workers" / "logs" / "forerunner.log").exists() == (name == "forked")
+        weights.append(
+            checkpoints.load(checkpoints.verified(checkpoints.folder_of(folder, run.steps)))[0]
+        )
+        monkeypatch.setenv(SWITCH, "1")
+    forked, plain = weights
+    assert forked.tensors.keys() == plain.tensors.keys()
+    for name, array in forked.tensors.items():
+        assert (array == plain.tensors[name]).all(), name

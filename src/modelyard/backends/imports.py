@@ -23,12 +23,12 @@ def local_files(root: Path, start: Path) -> set[Path]:
         if file in found:
             continue
         found.add(file)
-        for name in _imported(root, file):
+        for name in imported_names(root, file):
             waiting.extend(_resolve(root, name))
     return found
 
 
-def _imported(root: Path, file: Path) -> Iterator[str]:
+def imported_names(root: Path, file: Path) -> Iterator[str]:
     """Absolute dotted names that ``file`` may import; a file that does not parse imports nothing."""
     try:
         tree = ast.parse(file.read_bytes())

@@ -8,10 +8,14 @@
 - ``cancel`` ends all workers, gently first, by force after ``grace`` seconds, and returns when
   none is left.
 
+Two more have a default that does for most: ``wait`` sleeps, and may return early when a worker ends;
+``close`` lets go of what was kept for the next attempt of the same job.
+
 Workers end when whoever submitted them dies, unless the engine is made to outlive it; a job never
 leaves orphans. Third parties prove theirs with ``modelyard.engines.contract``.
 """
 
+import time
 from abc import ABC, abstractmethod
 
 from modelyard.spec.work import Job, JobStatus, Native
@@ -36,3 +40,10 @@ class Engine(ABC):
 
     @abstractmethod
     def cancel(self, handle: str, grace: float = 5.0) -> None: ...
+
+    def wait(self, handle: str, seconds: float) -> None:
+        """Return after ``seconds``, or as soon as a worker has ended where the engine can tell."""
+        time.sleep(seconds)
+
+    def close(self) -> None:  # noqa: B027  most engines keep nothing
+        """No further attempt will follow."""

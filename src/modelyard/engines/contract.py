@@ -49,9 +49,11 @@ class EngineContract:
     """Subclass it with a name that pytest collects, and set ``engine``."""
 
     engine: ClassVar[str]
+    preload: ClassVar[tuple[str, ...]] = ()
+    """What the jobs say that their workers import: an engine may start them another way then."""
 
     def test_a_plan_is_data_and_changes_nothing(self, tmp_path: Path) -> None:
-        engine, job = self._open(), _job(tmp_path, _TELL)
+        engine, job = self._open(), self._job(tmp_path, _TELL)
         plan = engine.plan(job)
         assert plan == engine.plan(job) == json.loads(json.dumps(plan))
         assert list(tmp_path.iterdir()) == []
@@ -60,7 +62,7 @@ class EngineContract:
 
     def test_all_succeed(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _TELL, attempt=2)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _TELL, attempt=2)))
         status = _until(engine, handle, lambda now: now.state != "running")
         assert status.state == "succeeded"
         assert [(w.rank, w.exit_code) for w in status.workers] == [(0, 0), (1, 0)]
@@ -73,7 +75,7 @@ class EngineContract:
 
     def test_one_fails_and_the_others_can_be_ended(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _FIRST_FAILS)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _FIRST_FAILS)))
         status = _until(engine, handle, lambda now: now.state == "failed")
         assert status.workers[0].exit_code == 7
         assert status.workers[1].state == "running"
@@ -82,7 +84,7 @@ class EngineContract:
 
     def test_a_killed_worker_has_failed(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _HANG)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _HANG)))
         pid = engine.poll(handle).workers[1].pid
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -92,7 +94,7 @@ class EngineContract:
 
     def test_cancel_lets_workers_end_gently(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _GENTLE)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _GENTLE)))
         _until_logged(engine, handle, "waiting")
         engine.cancel(handle, grace=_DEADLINE)
         assert "saved" in engine.logs(handle, 0) and "saved" in engine.logs(handle, 1)
@@ -100,15 +102,28 @@ class EngineContract:
 
     def test_cancel_ends_those_that_do_not_listen(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _DEAF)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _DEAF)))
         _until_logged(engine, handle, "waiting")
         engine.cancel(handle, grace=0.2)
         assert {w.state for w in engine.poll(handle).workers} == {"failed"}
         engine.cancel(handle)  # once more does no harm
 
+    def test_to_wait_is_bounded_and_may_end_early(self, tmp_path: Path) -> None:
+        engine = self._open()
+        handle = engine.submit(engine.plan(self._job(tmp_path, _FIRST_FAILS)))
+        deadline = time.monotonic() + _DEADLINE
+        while engine.poll(handle).state == "running":
+            assert time.monotonic() < deadline
+            engine.wait(handle, 0.5)
+        began = time.monotonic()
+        engine.wait(handle, 0.2)
+        assert time.monotonic() - began < 2
+        engine.cancel(handle, grace=0)
+        engine.close()
+
     def test_a_handle_serves_any_later_engine(self, tmp_path: Path) -> None:
         engine = self._open()
-        handle = engine.submit(engine.plan(_job(tmp_path, _HANG)))
+        handle = engine.submit(engine.plan(self._job(tmp_path, _HANG)))
         _until_logged(engine, handle, "waiting")
         other = self._open()
         assert other.poll(handle).state == "running"
@@ -118,7 +133,7 @@ class EngineContract:
     def test_workers_end_with_whoever_submitted_them(self, tmp_path: Path) -> None:
         """Killed, so that it can do nothing about it."""
         job = tmp_path / "job.json"
-        job.write_bytes(msgspec.json.encode(_job(tmp_path, _DEAF)))
+        job.write_bytes(msgspec.json.encode(self._job(tmp_path, _DEAF)))
         command = [sys.executable, "-m", "modelyard.engines.contract", self.engine, str(job)]
         parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
@@ -130,20 +145,24 @@ class EngineContract:
             parent.communicate()
         _until(engine, handle, lambda now: all(w.state == "failed" for w in now.workers))
 
+    def _arguments(self, folder: Path, program: str) -> tuple[str, ...]:
+        """How Python is told to run ``program``; ``folder`` must stay as it is."""
+        return ("-c", program)
+
     def _open(self) -> Engine:
         engine: Engine = load("engines", self.engine, BUILT_IN)()
         return engine
 
-
-def _job(folder: Path, program: str, attempt: int = 0) -> Job:
-    return Job(
-        name="check",
-        arguments=("-c", program),
-        size=2,
-        folder=str(folder),
-        environment={"OWN": "yes"},
-        attempt=attempt,
-    )
+    def _job(self, folder: Path, program: str, attempt: int = 0) -> Job:
+        return Job(
+            name="check",
+            arguments=self._arguments(folder, program),
+            size=2,
+            folder=str(folder),
+            environment={"OWN": "yes"},
+            attempt=attempt,
+            preload=self.preload,
+        )
 
 
 def _keys(value: object) -> list[str]:

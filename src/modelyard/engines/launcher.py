@@ -15,13 +15,14 @@ SIGKILL = 9
 def main(arguments: list[str]) -> None:
     parent, program = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
-        _die_with_parent()
+        die_with_parent()
     if os.getppid() != parent:  # it ended before the line above took effect
         sys.exit(1)
     os.execv(program[0], program)  # noqa: S606  arguments are a list, no shell
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that started it ends."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0:

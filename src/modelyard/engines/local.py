@@ -1,6 +1,12 @@
-"""Engine ``local``: the workers are processes on this machine, and end with whoever started them."""
+"""Engine ``local``: the workers are processes on this machine, and end with whoever started them.
 
+Where a job says what its workers import (``preload``), a forerunner imports it once, lives as long as
+this object, and forks them; otherwise, and where that cannot be, each worker is a Python of its own.
+"""
+
+import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -14,13 +20,13 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from modelyard.engines.base import Engine
-from modelyard.engines.processes import condition, identity, signal_group
+from modelyard.engines.forerunner import SWITCH, USABLE, Forerunner, ForerunnerLost, launched
+from modelyard.engines.processes import Condition, condition, identity, signal_group
 from modelyard.spec.errors import NotFoundError, TrainingError, from_os_error
 from modelyard.spec.work import Job, JobStatus, Native, WorkerStatus
 from modelyard.store.files import write_atomic
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
-_PAUSE = 0.02
+_PAUSE = 0.005
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -41,6 +47,12 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Written by the process that started it, once it has collected it."""
 
 
+_OF_ONE_ATTEMPT = frozenset(
+    {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MODELYARD_ATTEMPT", "MODELYARD_RENDEZVOUS"}
+)  # fmt: skip
+"""Variables that a forked worker can be given late: no library reads them while it is loaded."""
+
+
 class Local(Engine):
     """A handle is the path of the job's process table.
 
@@ -52,6 +64,8 @@ class Local(Engine):
 
     def __init__(self) -> None:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._forked: dict[int, Forerunner] = {}
+        self._forerunner: tuple[object, Forerunner] | None = None
 
     def plan(self, job: Job) -> Native:
         folder = Path(job.folder).resolve()
@@ -69,6 +83,7 @@ class Local(Engine):
             "kind": "process-table",
             "name": job.name,
             "attempt": job.attempt,
+            **({"preload": list(job.preload)} if job.preload else {}),
             "table": str(folder / f"processes-{job.attempt}.json"),
             "processes": [
                 {
@@ -88,7 +103,7 @@ class Local(Engine):
             _forget_meetings(plan)
             for process in plan["processes"]:
                 # One by one: where a start fails, the list holds those that must be ended.
-                started.append(self._start(process, plan["attempt"]))  # noqa: PERF401
+                started.append(self._start(process, plan))  # noqa: PERF401
             _write(plan["table"], started)
         except OSError as error:
             self._give_up(started)
@@ -105,10 +120,11 @@ class Local(Engine):
 
     def poll(self, handle: str) -> JobStatus:
         before = _read(handle)
-        entries = [self._collect(entry) for entry in before]
+        seen = [_seen(entry) for entry in before]  # once, so that what is told is also collected
+        entries = [self._collect(*pair) for pair in zip(before, seen, strict=True)]
         if entries != before:
             _write(handle, entries)
-        return JobStatus(workers=tuple(_status(entry) for entry in entries))
+        return JobStatus(workers=tuple(_status(*pair) for pair in zip(entries, seen, strict=True)))
 
     def logs(self, handle: str, rank: int) -> str:
         """Everything that worker ``rank`` printed, in all attempts; each begins with a line of its own."""
@@ -121,17 +137,46 @@ class Local(Engine):
         self._end(_read(handle), grace)
         self.poll(handle)
 
-    def _start(self, process: dict[str, Any], attempt: int) -> _Entry:
+    def wait(self, handle: str, seconds: float) -> None:
+        """Return as soon as a worker has ended: the kernel says so, on Linux."""
+        entries = [entry for entry in _read(handle) if entry.exit_code is None]
+        running = [entry for entry in entries if _running(entry)]
+        if any(entry not in running and self._is_ours(entry) for entry in entries):
+            return
+        poller, opened = select.poll(), []
+        try:
+            for entry in running:
+                with contextlib.suppress(OSError, AttributeError):  # gone, or no Linux
+                    opened.append(os.pidfd_open(entry.pid))
+                    poller.register(opened[-1], select.POLLIN)
+            poller.poll(seconds * 1000)
+        finally:
+            for number in opened:
+                os.close(number)
+
+    def close(self) -> None:
+        if self._forerunner is not None:
+            self._forerunner[1].close()
+        self._forerunner = None
+
+    def _start(self, process: dict[str, Any], plan: Native) -> _Entry:
         log = Path(process["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         rank, command = process["rank"], shlex.join(process["arguments"])
         with log.open("ab") as file:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            file.write(f"--- attempt {attempt}, rank {rank}, {now}: {command}\n".encode())
-            file.flush()
-            launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+            head = f"--- attempt {plan['attempt']}, rank {rank}, {now}: {command}\n"
+            file.write(head.encode())
+        pid = self._fork(process, plan)
+        if pid is None:
+            pid = self._spawn(process)
+        return _Entry(rank=rank, pid=pid, identity=identity(pid), log=str(log))
+
+    def _spawn(self, process: dict[str, Any]) -> int:
+        """A worker that is a Python of its own."""
+        with Path(process["log"]).open("ab") as file:
             child = subprocess.Popen(
-                [*launcher, *process["arguments"]],
+                launched(process["arguments"][1:]),
                 env={**os.environ, **process["environment"]},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -139,24 +184,51 @@ class Local(Engine):
                 start_new_session=True,  # Ctrl-C reaches only the parent, which decides
             )
         self._children[child.pid] = child
-        return _Entry(rank=rank, pid=child.pid, identity=identity(child.pid), log=str(log))
+        return child.pid
 
-    def _collect(self, entry: _Entry) -> _Entry:
-        """Take the exit code of a child that has ended, after ending what it left behind."""
-        child = self._children.get(entry.pid)
-        if child is None or entry.exit_code is not None:
-            return entry
-        if condition(entry.pid, entry.identity).state == "running":
+    def _fork(self, process: dict[str, Any], plan: Native) -> int | None:
+        """A worker made by the forerunner; None where it must be started on its own."""
+        preload, arguments = plan.get("preload"), process["arguments"][1:]
+        if not (preload and USABLE) or SWITCH in os.environ or arguments[0] == "-c":
+            return None
+        early = {k: v for k, v in process["environment"].items() if k not in _OF_ONE_ATTEMPT}
+        key, log = (preload, early), Path(process["log"])
+        for _ in range(2):  # a forerunner of an earlier attempt may have been killed since
+            if self._forerunner is None or self._forerunner[0] != key:
+                self.close()
+                made = Forerunner(preload, early, log.with_name("forerunner.log"))
+                self._forerunner = (key, made)
+            runner = self._forerunner[1]
+            try:
+                pid = runner.fork(process["rank"], arguments, process["environment"], log)
+            except ForerunnerLost:
+                self.close()
+            except BaseException:  # Ctrl-C: what was asked for must not come later
+                self.close()
+                raise
+            else:
+                self._forked[pid] = runner
+                return pid
+        return None
+
+    def _collect(self, entry: _Entry, seen: Condition) -> _Entry:
+        """Take the exit code of a worker that has ended, after ending what it left behind."""
+        if not self._is_ours(entry) or seen.state == "running":
             return entry
         signal_group(entry.pid, entry.identity, signal.SIGKILL)
-        code = child.wait()
-        del self._children[entry.pid]
-        return msgspec.structs.replace(entry, exit_code=code)
+        if child := self._children.pop(entry.pid, None):
+            return msgspec.structs.replace(entry, exit_code=child.wait())
+        self._forked.pop(entry.pid).collect(entry.pid)
+        return msgspec.structs.replace(entry, exit_code=seen.exit_code)
+
+    def _is_ours(self, entry: _Entry) -> bool:
+        """This object started it and has not collected it yet."""
+        return entry.pid in self._children or entry.pid in self._forked
 
     def _give_up(self, started: list[_Entry]) -> None:
         self._end(started, grace=0)
         for entry in started:
-            self._collect(entry)
+            self._collect(entry, _seen(entry))
 
     def _end(self, entries: list[_Entry], grace: float) -> None:
         """Ask all groups to end, insist after ``grace`` seconds, return when none is left."""
@@ -172,18 +244,19 @@ class Local(Engine):
             time.sleep(_PAUSE)
 
 
+def _seen(entry: _Entry) -> Condition:
+    return condition(entry.pid, entry.identity)
+
+
 def _running(entry: _Entry) -> bool:
-    return condition(entry.pid, entry.identity).state == "running"
+    return _seen(entry).state == "running"
 
 
-def _status(entry: _Entry) -> WorkerStatus:
+def _status(entry: _Entry, seen: Condition) -> WorkerStatus:
     """A worker that is gone without a known exit code has failed: who started it is gone as well."""
-    code = entry.exit_code
-    if code is None:
-        seen = condition(entry.pid, entry.identity)
-        if seen.state == "running":
-            return WorkerStatus(rank=entry.rank, pid=entry.pid, state="running")
-        code = seen.exit_code
+    if entry.exit_code is None and seen.state == "running":
+        return WorkerStatus(rank=entry.rank, pid=entry.pid, state="running")
+    code = seen.exit_code if entry.exit_code is None else entry.exit_code
     return WorkerStatus(
         rank=entry.rank,
         pid=entry.pid,

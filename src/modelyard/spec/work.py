@@ -35,6 +35,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     resources: Resources = Resources()
     attempt: int = 0
+    preload: tuple[str, ...] = ()
+    """Modules that every worker imports first: an engine may import them once for all workers."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

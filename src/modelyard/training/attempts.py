@@ -10,6 +10,7 @@ from typing import NoReturn
 import msgspec
 from msgspec.structs import replace
 
+from modelyard.backends.preload import preload
 from modelyard.engines import BUILT_IN as ENGINES
 from modelyard.engines.base import Engine
 from modelyard.spec.errors import (
@@ -43,10 +44,16 @@ from modelyard.training.order import (
     attempt_folder,
     timestamp,
 )
-from modelyard.training.recovery import Decision, Failure, decide, raised_again
+from modelyard.training.recovery import Decision, Failure, decide, raised_again, settle_seconds
 
-_SETTLE_SECONDS = 2.0
-"""How long the others may take to end by themselves after one worker has failed."""
+_PRELOAD = (
+    "modelyard.backends.source",
+    "modelyard.data.dataset",
+    "modelyard.training.evaluation",
+    "modelyard.training.loop",
+    "modelyard.training.saving",
+)
+"""What every worker imports; not the worker's own module, which is run and not imported."""
 _GENTLE_SECONDS = 30.0
 """How long workers may take to reach a step boundary and write a checkpoint."""
 _SCARCE_BYTES = 1_000_000
@@ -76,25 +83,29 @@ class Attempts:
         self._log = EventLog(self._folder / EVENTS)
         self._handle: str | None = None
         self._attempt = 0
+        self._restarts = 0
+        """Since the last new checkpoint: progress gives the whole budget back."""
+        self._noticed = 0.0
+        self._reached = _last_step(self._folder)
 
     def run_to_end(self, poll_seconds: float) -> Run:
         """Returns the complete run; raises the worker's YardError, or TrainingInterrupted."""
         try:
-            restarts = 0
             while True:
-                decision = self._one_attempt(poll_seconds, restarts)
+                decision = self._one_attempt(poll_seconds)
                 if decision.action != "restart":
                     return self._end(decision)
-                restarts += 1
+                self._restarts += 1
                 self._announce_restart(decision)
         except KeyboardInterrupt as error:
             # A second Ctrl-C, or one between two attempts: no time for a checkpoint.
             self._cancel(grace=0.0)
             self._raise_interrupted(error)
         finally:
+            self._engine.close()
             self._log.close()
 
-    def _one_attempt(self, poll_seconds: float, restarts: int) -> Decision:
+    def _one_attempt(self, poll_seconds: float) -> Decision:
         """Submit, watch until the workers have ended, and decide."""
         if _result(self._folder) is not None:  # only the record is missing
             return Decision(action="done")
@@ -111,9 +122,12 @@ class Attempts:
             raise
         failures = self._failures()
         if not interrupted:
-            self._cancel(grace=1.0)
+            self._cancel(grace=min(1.0, settle_seconds(status)))
         self._pass_on()
-        return decide(status, restarts, self._order.section.max_restarts, interrupted, failures)
+        if (step := _last_step(self._folder)) > self._reached:
+            self._reached, self._restarts = step, 0
+        most = self._order.section.max_restarts
+        return decide(status, self._restarts, most, interrupted, failures)
 
     def _submit(self) -> str:
         self._attempt = _next_attempt(self._folder)
@@ -124,6 +138,7 @@ class Attempts:
             folder=str(self._folder / "workers"),
             resources=Resources(threads=self._order.threads, device=self._order.section.device),
             attempt=self._attempt,
+            preload=(*_PRELOAD, *preload(Path(self._order.root), self._order.build)),
         )
         return self._engine.submit(self._engine.plan(job))
 
@@ -136,10 +151,11 @@ class Attempts:
             if all(worker.state != "running" for worker in status.workers):
                 return status
             if status.state == "failed":
-                failed_since = failed_since or time.monotonic()
-                if time.monotonic() - failed_since > _SETTLE_SECONDS:
+                if failed_since is None:
+                    failed_since, self._noticed = time.monotonic(), now()
+                if time.monotonic() - failed_since >= settle_seconds(status):
                     return status
-            time.sleep(poll_seconds if failed_since is None else 0.02)
+            self._engine.wait(self._handle or "", poll_seconds)
 
     def _cancel(self, grace: float) -> JobStatus:
         if self._handle is None:
@@ -167,7 +183,7 @@ class Attempts:
         for worker in decision.lost:
             self._emit(
                 WorkerLost(
-                    time=now(),
+                    time=self._noticed or now(),
                     attempt=self._attempt,
                     rank=worker.rank,
                     pid=worker.pid,

@@ -14,6 +14,9 @@ from modelyard.spec.work import JobStatus, WorkerStatus
 INTERRUPTED_EXIT = 75
 """Exit code of a worker that was asked to stop and did so after a checkpoint (EX_TEMPFAIL)."""
 
+_CHECKPOINT_SECONDS = 30.0
+_REASON_SECONDS = 2.0
+
 
 class Failure(Record, frozen=True, kw_only=True):
     """``failure-<rank>.json``: why a worker ended by itself."""
@@ -73,6 +76,18 @@ def decide(
     if restarts:
         reason += f" (after {restarts} restart{'s' if restarts != 1 else ''})"
     return Decision(action="give-up", reason=reason, lost=lost)
+
+
+def settle_seconds(status: JobStatus) -> float:
+    """How long the others may take to end by themselves after one worker has failed.
+
+    Not at all where one was killed: its peers only wait for it. One that was asked to stop is
+    followed by all, after a checkpoint. For the rest, the peers may still say why it happened.
+    """
+    codes = {worker.exit_code for worker in status.workers if worker.state == "failed"}
+    if codes & {None, -signal.SIGKILL, -signal.SIGTERM}:
+        return 0.0
+    return _CHECKPOINT_SECONDS if codes == {INTERRUPTED_EXIT} else _REASON_SECONDS
 
 
 def raised_again(failure: Failure) -> YardError:

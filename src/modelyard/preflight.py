@@ -11,11 +11,12 @@ from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
 from modelyard.backends.source import build_model
 from modelyard.bundle.verify import compare
+from modelyard.data.augment import augment_mistakes
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
 from modelyard.flow import ProjectLike, open_project
 from modelyard.flow import prepare as prepare_data
-from modelyard.spec.errors import YardError
+from modelyard.spec.errors import ProjectError, YardError
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset, Record
 from modelyard.spec.work import World
@@ -122,6 +123,9 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     """One real optimizer step and one real export, compared on real samples."""
     task, signature = open_task(dataset.task), signature_of(dataset.input, dataset.task)
     task.higher_is_better(project.train.metric)
+    classes = bool(dataset.task.classes)
+    if mistakes := list(augment_mistakes(project.train.augment, dataset.input, classes=classes)):
+        raise ProjectError(mistakes, "change [train.augment] in yard.toml")
     model = build_model(
         project.root, project.model.build, dict(project.model.args), signature, dataset.task
     )

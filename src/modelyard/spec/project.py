@@ -110,6 +110,46 @@ class StoppingSection(Section):
     min_delta: float = Field(0.0, ge=0, description="What counts as an improvement.")
 
 
+class AugmentSection(Section):
+    """How training samples are varied; each in its own way in each epoch, the same after a resume."""
+
+    flip: float = Field(
+        0.0, ge=0, le=1, description="Images: probability of being mirrored, left for right."
+    )
+    crop: int = Field(
+        0,
+        ge=0,
+        description="Images: pixels of border that are added, before a crop at a random place back to size.",
+    )
+    color: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images: brightness, contrast and saturation are each multiplied by 1 ± up to this.",
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Classes: blends pairs of samples and their labels; alpha of the Beta distribution of the shares, e.g. 0.2.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Images with classes: pastes a box of another image, with its share of the label; alpha, e.g. 1.0.",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        description="Tables and arrays: noise on each number, in its standard deviations, e.g. 0.1.",
+    )
+    mask: Fraction = Field(
+        0.0,
+        description="Tables and arrays: probability that a value is taken for missing (in arrays: for the mean).",
+    )
+
+
 class TrainSection(Section):
     epochs: PositiveFloat = Field(
         10, description="Passes over the training split; may be a fraction."
@@ -122,6 +162,7 @@ class TrainSection(Section):
     clip_norm: PositiveFloat | None = Field(
         None, description="Largest gradient norm; none: no clipping."
     )
+    augment: AugmentSection = AugmentSection()
     early_stopping: StoppingSection | None = None
     metric: str = Field(
         "loss",

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from modelyard.backends import BUILT_IN_MODELS
 from modelyard.backends.source import code_digest
+from modelyard.data.augment import augment_mistakes
 from modelyard.spec.errors import (
     DataError,
     Mistake,
@@ -139,6 +140,8 @@ def _check(project: Project, dataset: Dataset) -> None:
                 where="train.metric", problem=error.what, expected=error.mend, source="yard.toml"
             )
         )
+    classes = bool(dataset.task.classes)
+    mistakes += augment_mistakes(section.augment, dataset.input, classes=classes)
     if mistakes:
         raise ProjectError(mistakes, "change yard.toml, or override it on the command line")
     if not dataset.splits.get("train"):

@@ -16,6 +16,7 @@ from modelyard.spec.signature import (
     NumericColumn,
     TableInput,
     TensorInput,
+    TextInput,
 )
 
 IMAGE = ImageInput(height=2, width=2, color="grey", mean=(0.0,), std=(1.0,))
@@ -26,6 +27,7 @@ TABLE = TableInput(
     )
 )
 TENSOR = TensorInput(shape=(2,))
+TEXT = TextInput(length=4, tokens="bytes")
 FORM = "application/x-www-form-urlencoded"
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -54,6 +56,13 @@ def read(kind: str, body: bytes, natural: NaturalInput) -> list[Any]:
         ("application/json", b"[1, 2]", TENSOR, [[1, 2]]),
         ("application/json", b"[[1, 2], [3, 4]]", TENSOR, [[1, 2], [3, 4]]),
         ("application/json", b'{"rows": [[1, 2]]}', TENSOR, [[1, 2]]),
+        ("text/plain", b'{"a": 1} is JSON', TEXT, [b'{"a": 1} is JSON']),
+        (FORM, "grün".encode(), TEXT, ["grün".encode()]),
+        ("application/json", b'"a text"', TEXT, ["a text"]),
+        ("application/json", b'{"text": "a"}', TEXT, [{"text": "a"}]),
+        (FORM, b'{"row": "a"}', TEXT, ["a"]),
+        ("application/json", b'{"rows": ["a", {"text": "b"}]}', TEXT, ["a", {"text": "b"}]),
+        ("application/json", b'["a", "b"]', TEXT, ["a", "b"]),
     ],
 )  # fmt: skip
 def test_what_people_send(kind: str, body: bytes, natural: NaturalInput, items: list[Any]) -> None:
@@ -75,6 +84,8 @@ def test_what_people_send(kind: str, body: bytes, natural: NaturalInput, items: 
         ("text/csv", b"age,row\n1,a\n2\n", TABLE, "line 3 of the CSV has 1 cells"),
         ("text/csv", b"age\xff\xfe,row\n", TABLE, "neither JSON nor CSV"),
         ("text/plain", b"1 2", TENSOR, "takes JSON"),
+        ("application/json", b"a text", TEXT, "cannot be read"),
+        ("image/png", PNG, TEXT, "takes no images"),
         ("multipart/form-data", b"x", IMAGE, "form cannot be read"),
         ("multipart/form-data; boundary=b", b"--b--\r\n", IMAGE, "form"),
     ],

@@ -15,6 +15,7 @@ from modelyard.spec.signature import (
     TableInput,
     Tensor,
     TensorInput,
+    TextInput,
 )
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -40,6 +41,12 @@ NATURALS = st.one_of(
         std=st.lists(NUMBERS).map(tuple),
     ),
     st.builds(TableInput, columns=st.lists(COLUMNS).map(tuple)),
+    st.builds(
+        TextInput,
+        length=st.integers(1, 9),
+        tokens=st.sampled_from(["words", "bytes"]),
+        words=st.lists(st.text()).map(tuple),
+    ),
     st.builds(TensorInput, shape=st.lists(st.integers(1, 9)).map(tuple), mean=NUMBERS, std=NUMBERS),
 )
 

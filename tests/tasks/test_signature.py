@@ -1,7 +1,7 @@
 """The tensors that data and task ask of a model."""
 
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import ImageInput, NumericColumn, TableInput, TensorInput
+from modelyard.spec.signature import ImageInput, NumericColumn, TableInput, TensorInput, TextInput
 from modelyard.tasks.signature import signature_of
 
 COLOURS = TaskSpec(
@@ -25,6 +25,8 @@ def test_two_classes_under_binary_cross_entropy_need_one_output() -> None:
         type="classification", target="y", loss="binary-cross-entropy", classes=("no", "yes")
     )
     assert signature_of(TensorInput(shape=(4,)), task).outputs[0].shape == (None, 1)
+    taken = signature_of(TextInput(length=7, tokens="bytes"), task).inputs[0]
+    assert (taken.dtype, taken.shape, taken.below) == ("int64", (None, 7), 257)
 
 
 def test_a_column_with_gaps_takes_two_features() -> None:

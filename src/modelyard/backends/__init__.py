@@ -10,7 +10,7 @@ BUILT_IN = {
 }
 OWNS = {"torch": "pytorch"}
 """Top-level package of a base class to the backend that trains it."""
-BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch"}
+BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pytorch"}
 """Model names a project may use instead of ``module:function``, and the backend that builds them."""
 
 

@@ -24,6 +24,7 @@ from modelyard.backends.base import (
     StepSettings,
 )
 from modelyard.backends.pytorch_look import device_usage, gradient_norm
+from modelyard.backends.pytorch_models import input_type
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
 from modelyard.spec.errors import ModelError, TrainingError, YardError
@@ -289,7 +290,7 @@ def _check_model(
     shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
     try:
         model.eval()
-        outputs = model(torch.zeros(shape, device=device))
+        outputs = model(torch.zeros(shape, dtype=input_type(signature), device=device))
     except Exception as error:
         raise ModelError(
             f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {error}",

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from modelyard.backends.pytorch_models import input_type
 from modelyard.spec.errors import ExportError, from_os_error
 from modelyard.spec.signature import Signature
 
@@ -37,7 +38,7 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
         with _quiet():
             program = torch.onnx.export(
                 still,
-                (torch.zeros(shape),),
+                (torch.zeros(shape, dtype=input_type(signature)),),
                 input_names=[tensor.name for tensor in signature.inputs],
                 output_names=[tensor.name for tensor in signature.outputs],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),

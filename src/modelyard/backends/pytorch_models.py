@@ -3,7 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
+
+from modelyard.spec.signature import Signature
 
 
 def cnn_small(
@@ -49,4 +52,47 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn-small": cnn_small, "mlp": mlp}
+class _MeanOfWords(nn.Module):
+    """Vectors of tokens, averaged over those that are there; 0 stands for none."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        there = (tokens != 0).unsqueeze(-1).to(torch.float32)
+        total = (self.vectors(tokens) * there).sum(dim=1)
+        mean: torch.Tensor = total / there.sum(dim=1).clamp(min=1.0)
+        return mean
+
+
+def text_small(
+    input_shape: tuple[int, ...],
+    outputs: int,
+    vocabulary: int,
+    width: int = 64,
+    hidden: int = 64,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """The mean of the words' vectors and two dense layers: (n, length) -> (n, outputs)."""
+    if not vocabulary:
+        raise ValueError(f"text-small takes texts, not an input of shape {input_shape}")
+    return nn.Sequential(
+        _MeanOfWords(vocabulary, width),
+        nn.Linear(width, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, outputs),
+    )
+
+
+def input_type(signature: Signature) -> torch.dtype:
+    """Of the tensor that the model takes."""
+    return torch.int64 if signature.inputs[0].dtype == "int64" else torch.float32
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn-small": cnn_small,
+    "mlp": mlp,
+    "text-small": text_small,
+}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modelyard.bundle.format import GOLDEN, MODEL, BundleManifest
 from modelyard.spec.records import Dataset, Run
-from modelyard.spec.signature import ImageInput, TableInput
+from modelyard.spec.signature import ImageInput, TableInput, TextInput
 
 _WORST = 5
 _LIMITS = """\
@@ -88,6 +88,8 @@ def _task_name(manifest: BundleManifest) -> str:
     kind = manifest.task.type
     if isinstance(manifest.input, ImageInput):
         return f"image-{kind}"
+    if isinstance(manifest.input, TextInput):
+        return f"text-{kind}"
     return f"tabular-{kind}"
 
 
@@ -108,6 +110,8 @@ def _signature(manifest: BundleManifest) -> str:
     elif isinstance(manifest.input, TableInput):
         names = ", ".join(f"`{_text(column.name)}`" for column in manifest.input.columns)
         takes = f"a table's row with the columns {names}"
+    elif isinstance(manifest.input, TextInput):
+        takes = f"a text, of which the first {manifest.input.length} {manifest.input.tokens} count"
     else:
         takes = f"numbers in nested lists of shape {list(manifest.input.shape)}"
     rows = [

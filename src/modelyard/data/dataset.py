@@ -121,8 +121,8 @@ class Split:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def batch(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Samples by their places in the split -> inputs in model form, float32 (n, *shape), and targets (n,)."""
+    def batch(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Samples by their places in the split -> inputs in model form, (n, *shape), and targets (n,)."""
         rows = self.positions[positions]
         return finish(self.spec, self.inputs[rows]), self.targets[rows]
 

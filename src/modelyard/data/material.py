@@ -82,8 +82,8 @@ class StackedMaterial(Material):
         digests, kept = [], []
         unreadable: dict[int, str] = {}
         with ArrayWriter(self.path, self.dtype, self.schema.shape) as writer:
-            for start, stop in _chunks(len(rows), sample):
-                chunk = _take(self.source, rows[start:stop])
+            for start, stop in chunks(len(rows), sample):
+                chunk = take(self.source, rows[start:stop])
                 assert not isinstance(chunk.values, dict)
                 good = np.setdiff1d(np.arange(stop - start), list(chunk.unreadable))
                 unreadable |= {int(rows[start + i]): why for i, why in chunk.unreadable.items()}
@@ -100,7 +100,7 @@ class StackedMaterial(Material):
 
     def _train_chunks(self, train: Positions) -> Iterator[NDArray[Any]]:
         stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        for start, stop in _chunks(len(train), int(stored[:1].nbytes)):
+        for start, stop in chunks(len(train), int(stored[:1].nbytes)):
             yield np.asarray(stored[train[start:stop]])
 
 
@@ -160,8 +160,8 @@ class TableMaterial(Material):
     def read(self, rows: Positions, say: Say) -> Read:
         digests, kept = [], []
         unreadable: dict[int, str] = {}
-        for start, stop in _chunks(len(rows), 8 * len(self.schema.columns)):
-            chunk = _take(self.source, rows[start:stop])
+        for start, stop in chunks(len(rows), 8 * len(self.schema.columns)):
+            chunk = take(self.source, rows[start:stop])
             assert isinstance(chunk.values, dict)
             good = np.setdiff1d(np.arange(stop - start), list(chunk.unreadable))
             unreadable |= {int(rows[start + i]): why for i, why in chunk.unreadable.items()}
@@ -194,8 +194,8 @@ class TableMaterial(Material):
 
     def _values(self, rows: Positions, row_bytes: int = 0) -> Iterator[dict[str, NDArray[Any]]]:
         """One pass over these rows of the source."""
-        for start, stop in _chunks(len(rows), max(row_bytes, 8 * len(self.schema.columns))):
-            values = _take(self.source, rows[start:stop]).values
+        for start, stop in chunks(len(rows), max(row_bytes, 8 * len(self.schema.columns))):
+            values = take(self.source, rows[start:stop]).values
             assert isinstance(values, dict)
             yield values
 
@@ -217,10 +217,14 @@ def open_material(source: Source, data: DataSection, folder: Path) -> Material:
         "tensor": TensorMaterial,
         "table": TableMaterial,
     }
+    if schema.kind == "text":
+        from modelyard.data.text_material import TextMaterial
+
+        kinds["text"] = TextMaterial
     return kinds[schema.kind](source, schema, data, folder)
 
 
-def _take(source: Source, rows: Positions) -> Rows:
+def take(source: Source, rows: Positions) -> Rows:
     """These rows (sorted) of the source; a slice of it where they follow one another."""
     first, last = int(rows[0]), int(rows[-1]) + 1
     chunk = source.rows(first, last)
@@ -234,7 +238,7 @@ def _take(source: Source, rows: Positions) -> Rows:
     return Rows(chunk.values[places], unreadable)
 
 
-def _chunks(length: int, sample_bytes: int) -> Iterator[tuple[int, int]]:
+def chunks(length: int, sample_bytes: int) -> Iterator[tuple[int, int]]:
     """Slices of about ``_CHUNK_BYTES``."""
     step = max(1, min(4096, _CHUNK_BYTES // max(1, sample_bytes)))
     for start in range(0, length, step):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modelyard.data.image_file import FORMATS, MEDIA_TYPES, decode_image
 from modelyard.data.table_row import EXPECTED, encode_rows, kind_of
+from modelyard.data.text import encode_texts
 from modelyard.spec.errors import DataError
 from modelyard.spec.signature import (
     BooleanColumn,
@@ -22,20 +23,30 @@ from modelyard.spec.signature import (
     NaturalInput,
     TableInput,
     TensorInput,
+    TextInput,
 )
 
+_TEXT_OBJECT = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
 
-def encode(spec: NaturalInput, items: Sequence[Any]) -> NDArray[np.float32]:
-    """Natural input -> model form, float32 ``(n, *spec.shape)``.
 
-    Items are image files as bytes, rows ``{column: value}``, or nested lists of numbers.
+def encode(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
+    """Natural input -> model form, float32 ``(n, *spec.shape)``; int64 for texts.
+
+    Items are image files as bytes, rows ``{column: value}``, nested lists of numbers, or texts.
     Raises DataError naming the item, the field, the value and what was expected.
     """
     return finish(spec, store_form(spec, items))
 
 
 def store_form(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
-    """Natural input -> the form that prepared arrays hold: uint8 for images, else float32."""
+    """Natural input -> the form that prepared arrays hold: uint8 for images, int32 for texts, else float32."""
+    if isinstance(spec, TextInput):
+        return encode_texts(spec, items)
     if isinstance(spec, TableInput):
         return encode_rows(spec, items)
     dtype = np.uint8 if isinstance(spec, ImageInput) else np.float32
@@ -52,8 +63,10 @@ def store_form(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
     return stored
 
 
-def finish(spec: NaturalInput, stored: NDArray[Any]) -> NDArray[np.float32]:
+def finish(spec: NaturalInput, stored: NDArray[Any]) -> NDArray[Any]:
     """Stored form -> model form, both ``(n, *spec.shape)``; whole-array arithmetic in float32."""
+    if isinstance(spec, TextInput):
+        return stored.astype(np.int64)
     if isinstance(spec, TableInput):
         return np.asarray(stored, dtype=np.float32)
     if isinstance(spec, TensorInput):
@@ -96,6 +109,13 @@ def describe(spec: NaturalInput) -> dict[str, Any]:
                 "required": [column.name for column in spec.columns],
             },
             "example": {column.name: _example(column) for column in spec.columns},
+        }
+    if isinstance(spec, TextInput):
+        return {
+            "kind": "text",
+            "summary": f"one text: a string, of which the first {spec.length} {spec.tokens} count",
+            "schema": {"anyOf": [{"type": "string"}, _TEXT_OBJECT]},
+            "example": "a text",
         }
     return {
         "kind": "tensor",

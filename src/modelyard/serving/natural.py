@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from modelyard.data.preprocess import describe
 from modelyard.spec.errors import RequestError
-from modelyard.spec.signature import ImageInput, NaturalInput, TableInput, TensorInput
+from modelyard.spec.signature import ImageInput, NaturalInput, TableInput, TensorInput, TextInput
 
 
 class WrongKind(RequestError):
@@ -54,11 +54,21 @@ def _items(kind: str, body: bytes, natural: NaturalInput) -> list[Any]:
         )
     if image or kind.startswith("image/"):
         raise WrongKind("this model takes no images", _example(natural))
+    if isinstance(natural, TextInput) and not _is_json(kind, body):
+        return [body]
     if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") or kind == "application/json":
         return _json_items(body, natural)
     if isinstance(natural, TableInput):
         return _csv_items(body)
     raise WrongKind("this model takes JSON", _example(natural))
+
+
+def _is_json(kind: str, body: bytes) -> bool:
+    """A text may begin as JSON does; what says that it is plain text is believed."""
+    if kind == "application/json":
+        return True
+    begins = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    return kind != "text/plain" and begins in (b"{", b"[", b'"')
 
 
 def _is_image(body: bytes) -> bool:
@@ -73,7 +83,8 @@ def _json_items(body: bytes, natural: NaturalInput) -> list[Any]:
     except RecursionError as error:
         raise RequestError("the JSON is nested too deep") from error
     if isinstance(content, dict) and len(content) == 1:
-        if isinstance(content.get("row"), (dict, list)):
+        alone = (str, dict, list) if isinstance(natural, TextInput) else (dict, list)
+        if isinstance(content.get("row"), alone):
             return [content["row"]]
         if isinstance(content.get("rows"), list):
             return list(content["rows"])
@@ -150,5 +161,7 @@ def _example(natural: NaturalInput) -> str:
     if isinstance(natural, ImageInput):
         return f"send {summary}, e.g. curl --data-binary @picture.png or curl -F file=@picture.png"
     form = '{"row": …}, {"rows": […]}'
+    if isinstance(natural, TextInput):
+        return f'send {{"text": "…"}}, {{"rows": […]}}, or the text itself as text/plain; {summary}'
     more = ", or CSV with a header" if isinstance(natural, TableInput) else ""
     return f"send {form}{more}; {summary}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from modelyard import __version__
 from modelyard.data.preprocess import describe
 from modelyard.serving.tensors import NAMES
-from modelyard.spec.signature import ImageInput, NaturalInput, TableInput, Tensor
+from modelyard.spec.signature import ImageInput, NaturalInput, TableInput, Tensor, TextInput
 
 if TYPE_CHECKING:
     from modelyard.serving.plane import Plane
@@ -114,6 +114,8 @@ def _natural(natural: NaturalInput) -> Schema:
     }
     if isinstance(natural, TableInput):
         content["text/csv"] = {"schema": {"type": "string"}}
+    if isinstance(natural, TextInput):
+        content["text/plain"] = {"schema": {"type": "string"}}
     return content
 
 

@@ -276,6 +276,11 @@ def validate(signature: Signature, inputs: Tensors) -> int:
                 f"input {name!r} has type {array.dtype}", f"it takes {describe(tensor)}"
             )
         fit_shape(tensor, array.shape)
+        if tensor.below is not None and not ((array >= 0) & (array < tensor.below)).all():
+            raise RequestError(
+                f"input {name!r} has a number that is not in 0 … {tensor.below - 1}",
+                f"it takes {describe(tensor)}",
+            )
         if rows and array.shape[0] != rows:
             raise RequestError(
                 f"input {name!r} has {array.shape[0]} rows, another input has {rows}",

@@ -54,6 +54,21 @@ class DataSection(Section):
     columns: dict[str, Literal["numeric", "categorical", "boolean", "ignore"]] = Field(
         {}, description='Tables: the kind of a column where the guess is wrong, or "ignore".'
     )
+    text: str = Field(
+        "",
+        description="csv, jsonl, parquet, arrow: the column whose text is the whole input; "
+        'the source "text" needs none.',
+    )
+    tokens: Literal["words", "bytes"] = Field(
+        "words",
+        description="Texts: what a token is. Words are those of the training split; bytes suit any language.",
+    )
+    length: PositiveInt = Field(
+        128, description="Texts: tokens of a sample; longer texts are cut, shorter ones filled up."
+    )
+    vocabulary: Annotated[int, Field(ge=3)] = Field(
+        20_000, description="Texts of words: how many are told apart, the most frequent ones."
+    )
     max_unreadable: Fraction = Field(
         0.0,
         description="Share of unreadable samples (files, lines, rows of damaged shards) that is accepted "
@@ -79,7 +94,7 @@ class TaskSection(Section):
 
 class ModelSection(Section):
     build: str = Field(
-        description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp".'
+        description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp", "text-small".'
     )
     args: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
 

@@ -12,6 +12,8 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     """NumPy's name: ``float32``, ``int64``, …"""
     shape: tuple[int | None, ...]
+    below: int | None = None
+    """Of numbers that stand for something: they are 0 or more and less than this."""
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,5 +115,28 @@ class TensorInput(msgspec.Struct, frozen=True, kw_only=True, tag="tensor"):
     std: float = 1.0
 
 
-NaturalInput = ImageInput | TableInput | TensorInput
+class TextInput(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """A text: its first ``length`` tokens as numbers, filled up with 0.
+
+    Bytes of UTF-8 are 1 to 256. Words are runs of letters and digits in lower case, every other sign
+    is one by itself; 1 is a word that is not in ``words``, 2 the first of these.
+    Stored form: int32 ``(length,)``; model form: int64 of the same shape.
+    """
+
+    length: int
+    tokens: Literal["words", "bytes"]
+    words: tuple[str, ...] = ()
+    """The most frequent ones of the training split, most frequent first."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def vocabulary(self) -> int:
+        """All numbers are less than this."""
+        return 257 if self.tokens == "bytes" else len(self.words) + 2
+
+
+NaturalInput = ImageInput | TableInput | TensorInput | TextInput
 """How plain input becomes the model's tensor; fitted on the training split only, kept in the bundle."""

@@ -69,6 +69,27 @@ class TestNpz(SourceContract):
         return open_source(project(source="npz", path="data.npz"))
 
 
+class TestTexts(SourceContract):
+    @pytest.fixture(params=["folder", "csv", "jsonl", "parquet"])
+    def source(self, project, tmp_path: Path, request: pytest.FixtureRequest) -> Source:
+        texts = ["One, two!", "drei ÄÖ", " ", "日本 x", "five\nlines"]
+        rows = [{"words": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)]
+        if request.param == "folder":
+            for i, row in enumerate(rows):
+                (tmp_path / "data" / row["label"]).mkdir(parents=True, exist_ok=True)
+                (tmp_path / "data" / row["label"] / f"{i}.txt").write_text(row["words"])
+            return open_source(project(source="text", path="data"))
+        file = tmp_path / f"data.{request.param}"
+        if request.param == "csv":
+            lines = ["words,label", *(f'"{row["words"]}",{row["label"]}' for row in rows)]
+            file.write_text("\n".join(lines))
+        elif request.param == "jsonl":
+            file.write_text("\n".join(json.dumps(row) for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        return open_source(project(source=request.param, path=file.name, text="words"))
+
+
 class TestTensors(SourceContract):
     @pytest.fixture
     def source(self, project, tmp_path: Path) -> Source:

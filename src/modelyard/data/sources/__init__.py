@@ -24,6 +24,9 @@ BUILT_IN = {
         "modelyard.data.sources.npz:Npz",
         "NumPy arrays: .npz files, a folder of shards, or a folder of .npy files",
     ),
+    "text": Plugin(
+        "modelyard.data.sources.text:Text", "a folder of text files, one folder per class"
+    ),
     "arrays": Plugin(
         "modelyard.data.sources.arrays:Arrays", '"module:function" that returns NumPy arrays'
     ),

@@ -59,9 +59,9 @@ class ColumnSchema:
 class Schema:
     """What a sample is."""
 
-    kind: Literal["image", "table", "tensor"]
+    kind: Literal["image", "table", "tensor", "text"]
     shape: tuple[int, ...] = ()
-    """image: (channels, height, width) after resizing; tensor: the sample's shape; table: empty."""
+    """image: (channels, height, width) after resizing; tensor: the sample's shape; table and text: empty."""
     columns: tuple[ColumnSchema, ...] = ()
 
 
@@ -71,7 +71,7 @@ class Rows:
 
     values: NDArray[Any] | dict[str, NDArray[Any]]
     """image: uint8 (n, *shape); tensor: float32 (n, *shape); table: for each column float64 (n,)
-    with NaN where it is missing (boolean: 1, 0), categorical int32 (n,) with -1."""
+    with NaN where it is missing (boolean: 1, 0), categorical int32 (n,) with -1; text: objects (n,), str."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Place in this slice -> why it cannot be read; its values are zeros."""
 

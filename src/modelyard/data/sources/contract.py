@@ -23,6 +23,7 @@ from modelyard.spec.signature import (
     NumericColumn,
     TableInput,
     TensorInput,
+    TextInput,
 )
 
 
@@ -43,7 +44,7 @@ class SourceContract:
             assert names and len(set(names)) == len(names)
         else:
             assert all(length > 0 for length in schema.shape)
-            assert schema.kind == "tensor" or len(schema.shape) == 3
+            assert schema.kind != "image" or len(schema.shape) == 3
 
     def test_rows_have_the_promised_form(self, source: Source) -> None:
         rows = source.rows(0, len(source))
@@ -52,6 +53,9 @@ class SourceContract:
             assert set(rows.values) == {column.name for column in schema.columns}
             for column in schema.columns:
                 _check_column(column, rows.values[column.name], len(source))
+        elif schema.kind == "text":
+            assert rows.values.shape == (len(source),)
+            assert all(isinstance(text, str) for text in rows.values)
         else:
             assert rows.values.shape == (len(source), *schema.shape)
             assert rows.values.dtype == (np.uint8 if schema.kind == "image" else np.float32)
@@ -121,6 +125,8 @@ def _plain_input(schema: Schema) -> NaturalInput:
         )
     if schema.kind == "tensor":
         return TensorInput(shape=schema.shape)
+    if schema.kind == "text":
+        return TextInput(length=50, tokens="bytes")
     columns: list[Column] = []
     for column in schema.columns:
         if column.kind == "numeric":
@@ -135,6 +141,8 @@ def _plain_input(schema: Schema) -> NaturalInput:
 
 def _stored(spec: NaturalInput, schema: Schema, rows: Rows) -> NDArray[Any]:
     """Raw form -> stored form, as preparation does it."""
+    if isinstance(spec, TextInput):
+        return store_form(spec, list(rows.values))
     if not isinstance(rows.values, dict) or not isinstance(spec, TableInput):
         return np.asarray(rows.values)
     parts = []

@@ -30,7 +30,14 @@ from modelyard.data.sources.columns import (
     text_in_numbers,
 )
 from modelyard.data.sources.csv_lines import Record, read_records
-from modelyard.data.sources.table import CellError, Table, check_names, choose_columns
+from modelyard.data.sources.table import (
+    CellError,
+    Table,
+    check_names,
+    check_text,
+    choose_columns,
+)
+from modelyard.data.sources.texts import Texts
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 
@@ -176,16 +183,10 @@ class Csv(Source):
         return _Scan(scans, lines, tuple(lost))
 
     @cached_property
-    def _content(self) -> tuple[Table, NDArray[np.object_]]:
+    def _content(self) -> tuple[Table | Texts, NDArray[np.object_]]:
         """Second reading: the values, and the targets."""
         target = self.data.target
-        features = [scan for scan in self._scanned.columns if scan.name != target]
-        try:
-            chosen = choose_columns(features, self.data.columns)
-        except TextInNumbersError as error:
-            names = [self.name(row) for row, _ in error.scan.texts]
-            raise text_in_numbers(error.scan, names) from error
-        table = Table(chosen, self.scratch)
+        table = self._empty()
         interned: dict[str, str] = {}
         targets: list[str | None] = []
         for chunk in self._chunks():
@@ -202,6 +203,19 @@ class Csv(Source):
             targets += [None] * len(chunk.lost)
         table.finish(self.data.columns)
         return table, object_array(targets)
+
+    def _empty(self) -> Table | Texts:
+        """What the second reading fills."""
+        if self.data.text:
+            names = [name for name in self._header if name != self.data.target]
+            check_text(names, self.data.text, self._shown)
+            return Texts(self.data.text, self.scratch)
+        features = [scan for scan in self._scanned.columns if scan.name != self.data.target]
+        try:
+            return Table(choose_columns(features, self.data.columns), self.scratch)
+        except TextInNumbersError as error:
+            names = [self.name(row) for row, _ in error.scan.texts]
+            raise text_in_numbers(error.scan, names) from error
 
     def _records(self) -> Iterator[Record]:
         try:

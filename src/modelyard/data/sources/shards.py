@@ -31,7 +31,15 @@ from modelyard.data.sources.columns import (
     missing_finding,
     text_in_numbers,
 )
-from modelyard.data.sources.table import CellError, Choice, Table, check_names, choose_columns
+from modelyard.data.sources.table import (
+    CellError,
+    Choice,
+    Table,
+    check_names,
+    check_text,
+    choose_columns,
+)
+from modelyard.data.sources.texts import Texts
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 
@@ -92,13 +100,12 @@ class ShardedTable(Source):
         return self._content.targets
 
     def rows(self, start: int, stop: int) -> Rows:
-        values = self._content.table.rows(start, stop).values
-        lost = [one for one in self._content.reading.lost if one.stop > start and one.start < stop]
-        spans = ((one, max(one.start, start), min(one.stop, stop)) for one in lost)
-        return Rows(
-            values,
-            {row - start: one.why for one, first, last in spans for row in range(first, last)},
-        )
+        rows = self._content.table.rows(start, stop)
+        unreadable = dict(rows.unreadable)
+        for one in self._content.reading.lost:
+            first, last = max(one.start, start), min(one.stop, stop)
+            unreadable |= {row - start: one.why for row in range(first, last)}
+        return Rows(rows.values, unreadable)
 
     def natural(self, row: int) -> tuple[str, bytes]:
         content = json.dumps(self._content.table.natural(row), ensure_ascii=False)
@@ -150,6 +157,8 @@ class ShardedTable(Source):
     def _content(self) -> "_Content":
         with self._place.local(self._names[0]) as path:
             kinds = self.kinds(path, self._place.where(self._names[0]))
+        if self.data.text:
+            return self._read_texts(kinds or {})
         return self._read_typed(kinds) if kinds is not None else self._read_plain({})
 
     def _read_typed(self, kinds: Mapping[str, str]) -> "_Content":
@@ -178,6 +187,22 @@ class ShardedTable(Source):
         scans = {name: ColumnScan(name) for name in usable}
         choice = Choice(tuple(usable.items()), tuple(findings))  # type: ignore[arg-type]
         return self._fill(Table(choice, self.scratch), kinds, (), scans, list(scans.values()))
+
+    def _read_texts(self, kinds: Mapping[str, str]) -> "_Content":
+        """One column is the whole input: nothing else is judged."""
+        column = self.data.text
+        if kinds:
+            check_names(list(kinds), self.data.target, {}, self._place.shown)
+            check_text([n for n in kinds if n != self.data.target], column, self._place.shown)
+            if kinds[column] != "categorical":
+                raise DataError(
+                    f"column {column!r} of {self._place.shown} holds {kinds[column].strip('()')} and no text",
+                    "look at data.text; without it the columns are read as a table",
+                )
+        content = self._fill(Texts(column, self.scratch), kinds, [column], {}, [])
+        if not kinds:
+            check_text(sorted(content.reading.columns), column, self._place.shown)
+        return content
 
     def _read_plain(self, kinds: Mapping[str, str], plain: Sequence[str] = ()) -> "_Content":
         """Two readings: the first judges the columns."""
@@ -210,7 +235,7 @@ class ShardedTable(Source):
 
     def _fill(
         self,
-        table: Table,
+        table: Table | Texts,
         kinds: Mapping[str, str],
         plain: Sequence[str],
         scans: Mapping[str, ColumnScan],
@@ -269,6 +294,7 @@ class _Reading:
         """Before the block that was given last."""
         self.lost: list[Lost] = []
         self.has_target = False
+        self.columns: set[str] = set()
         self._starts: list[int] = []
         self._lines = array("q")
 
@@ -284,6 +310,7 @@ class _Reading:
             self._starts.append(self.rows)
             for block in source.blocks(path, shown, plain):
                 self._lines.extend(block.lines)
+                self.columns |= block.columns.keys()
                 if block.why:
                     self.lost.append(Lost(self.rows, self.rows + block.rows, block.why))
                 self.has_target |= any(target is not None for target in block.targets)
@@ -298,7 +325,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Content:
-    table: Table
+    table: Table | Texts
     targets: NDArray[np.object_]
     reading: _Reading
     scans: Sequence[ColumnScan]

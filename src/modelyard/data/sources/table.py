@@ -64,6 +64,18 @@ def check_names(names: Sequence[str], target: str, declared: Mapping[str, str], 
             )
 
 
+def check_text(names: Sequence[str], column: str, shown: str) -> None:
+    """Refuse a ``data.text`` that ``names`` lacks. Raises DataError with what is near."""
+    if column in names:
+        return
+    close = nearest(column, names)
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise DataError(
+        f"data.text names {column!r}, which {shown} does not have{hint}",
+        f"its columns are {', '.join(map(repr, names[:30]))}",
+    )
+
+
 class Table:
     """Grown chunk by chunk, then finished; its values lie in a spool, so it may be of any length."""
 

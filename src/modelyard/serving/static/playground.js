@@ -95,4 +95,11 @@ function tensorPart() {
   ask.append(samples(async (reply) => { area.value = await reply.text(); form.requestSubmit(); }), form);
 }
 
-({ image: imagePart, table: tablePart, tensor: tensorPart })[about.input.type]();
+function textPart() {
+  const area = element("textarea", { placeholder: "a text" });
+  const form = element("form", {}, area, element("button", { className: "go", textContent: "Predict" }));
+  form.onsubmit = (event) => { event.preventDefault(); predict(area.value, "text/plain"); };
+  ask.append(samples(async (reply) => { area.value = (await reply.json()).text; form.requestSubmit(); }), form);
+}
+
+({ image: imagePart, table: tablePart, tensor: tensorPart, text: textPart })[about.input.type]();

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from modelyard.bundle.format import read_manifest
 from modelyard.serving.batcher import DeadlineExceeded
-from modelyard.serving.plane import load
+from modelyard.serving.plane import load, validate
 from modelyard.spec.errors import RequestError, ServingError, StoreError
+from modelyard.spec.signature import Signature, Tensor
 
 
 def prove(folder: Path) -> None:
@@ -181,3 +182,13 @@ def test_a_signature_that_the_model_does_not_keep_is_refused(bundle: Callable[..
     assert read_manifest(folder).signature.outputs[0].name == "logits"
     with pytest.raises(ServingError, match="does not fit its signature"):
         load(folder)
+
+
+@pytest.mark.parametrize("number", [-1, 5])
+def test_a_number_outside_the_vocabulary_is_refused(number: int) -> None:
+    """The runtime would fail on it, or read beside the table of words."""
+    tokens = Tensor(name="input", dtype="int64", shape=(None, 3), below=5)
+    signature = Signature(inputs=(tokens,), outputs=())
+    assert validate(signature, {"input": np.array([[0, 4, 1]])}) == 1
+    with pytest.raises(RequestError, match=r"not in 0 … 4"):
+        validate(signature, {"input": np.array([[0, number, 1]])})

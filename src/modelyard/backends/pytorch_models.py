@@ -69,7 +69,7 @@ class _MeanOfWords(nn.Module):
 def text_small(
     input_shape: tuple[int, ...],
     outputs: int,
-    vocabulary: int,
+    vocabulary: int = 0,
     width: int = 64,
     hidden: int = 64,
     dropout: float = 0.1,

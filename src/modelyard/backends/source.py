@@ -36,16 +36,17 @@ def build_model(
     """The model that ``build`` makes: a built-in's name, or ``module:function`` in the folder ``root``.
 
     The function is called with those it declares of ``input_shape`` (tuple of int, without the
-    batch), ``outputs`` (int), ``classes`` (tuple of str) and ``vocabulary`` (int: for texts, tokens
-    are less than it), and with ``args``.
+    batch), ``outputs`` (int), ``classes`` (tuple of str) and ``vocabulary`` (int, for texts only:
+    tokens are less than it), and with ``args``.
     Raises ModelError naming the user's file and line.
     """
     offered = {
         "input_shape": tuple(size or 1 for size in signature.inputs[0].shape[1:]),
         "outputs": open_task(task).output_size,
         "classes": task.classes,
-        "vocabulary": signature.inputs[0].below or 0,
     }
+    if signature.inputs[0].below is not None:
+        offered["vocabulary"] = signature.inputs[0].below
     if build in BUILT_IN_MODELS:
         module = importlib.import_module(f"modelyard.backends.{BUILT_IN_MODELS[build]}_models")
         return _call(module.MODELS[build], build, args, offered, Path(module.__file__ or ""))

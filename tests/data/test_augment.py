@@ -17,6 +17,7 @@ from modelyard.spec.signature import (
     NumericColumn,
     TableInput,
     TensorInput,
+    TextInput,
 )
 
 RGB = ImageInput(height=12, width=10, color="rgb", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
@@ -30,6 +31,7 @@ TABLE = TableInput(
     )
 )
 ARRAY = TensorInput(shape=(2, 6, 6), mean=3.0, std=2.0)
+TEXT = TextInput(length=5, tokens="bytes")
 FLAT = TensorInput(shape=(7,))
 
 
@@ -192,6 +194,8 @@ def test_an_empty_share_stays_empty() -> None:
         ({"mask": 0.5}, GREY, True, "mask", "tables"),
         ({"mixup": 0.2}, TABLE, True, "mixup", "images"),
         ({"cutmix": 1.0}, FLAT, True, "cutmix", "images"),
+        ({"mixup": 0.2}, TEXT, True, "mixup", "images"),
+        ({"noise": 0.2}, TEXT, True, "noise", "tables"),
         ({"mixup": 0.2}, RGB, False, "mixup", "0"),
         ({"cutmix": 1.0}, RGB, False, "cutmix", "0"),
     ],

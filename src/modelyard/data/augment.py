@@ -22,6 +22,7 @@ from modelyard.spec.signature import (
     NaturalInput,
     TableInput,
     TensorInput,
+    TextInput,
 )
 
 Bytes = NDArray[np.uint8]
@@ -40,17 +41,23 @@ def augment_mistakes(
     section: AugmentSection, spec: NaturalInput, *, classes: bool
 ) -> Iterator[Mistake]:
     """What ``[train.augment]`` asks that cannot be done to such samples; ``classes``: the task has classes."""
-    kind = {ImageInput: "images", TableInput: "tables", TensorInput: "arrays"}[type(spec)]
+    kinds: dict[type[NaturalInput], str] = {
+        ImageInput: "images",
+        TableInput: "tables",
+        TensorInput: "arrays",
+        TextInput: "texts",
+    }
+    kind, numbers = kinds[type(spec)], isinstance(spec, TableInput | TensorInput)
     pictures = isinstance(spec, ImageInput) or len(spec.shape) == 3
     place = "images or arrays of shape (channels, height, width)"
     works = {
         "flip": (pictures, place),
         "crop": (pictures, place),
         "color": (isinstance(spec, ImageInput), "images"),
-        "mixup": (not isinstance(spec, TableInput), "images or arrays"),
+        "mixup": (isinstance(spec, ImageInput | TensorInput), "images or arrays"),
         "cutmix": (pictures, place),
-        "noise": (not isinstance(spec, ImageInput), "tables or arrays"),
-        "mask": (not isinstance(spec, ImageInput), "tables or arrays"),
+        "noise": (numbers, "tables or arrays"),
+        "mask": (numbers, "tables or arrays"),
     }
     for name, (works_here, needs) in works.items():
         if not getattr(section, name):

@@ -27,7 +27,7 @@ Third parties prove theirs with ``modelyard.backends.contract``.
 """
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     clip_norm: float | None = None
     measure_norm: bool = False
     """Give the gradient norm also where nothing is clipped; asked for a few times a second at most."""
+    sample_values: bool = False
+    """Give samples of weights and gradients; asked for before an evaluation, of one worker alone."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """This worker's share of the global mean loss: the shares of all workers add up to it."""
     gradient_norm: Any = None
     """Before clipping; None where neither clipping nor measuring was asked for."""
+    samples: dict[str, NDArray[Any]] | None = None
+    """``weights/<name>`` and ``gradients/<name>``: a few thousand values of each, where asked for."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +162,10 @@ class Backend(ABC):
     @abstractmethod
     def restore(self, state: State, snapshot: Snapshot) -> State:
         """Takes whole tensors, whatever ``snapshot`` gives. Raises ModelError where names or shapes do not fit the model."""
+
+    def profile(self, path: Path) -> AbstractContextManager[None]:
+        """Inside, this worker's steps are traced; at the end the trace is in ``path`` (Chrome's format)."""
+        return nullcontext()
 
     def device_usage(self) -> tuple[int | None, float | None]:
         """Of this process's accelerator: peak bytes, and the share of the time it is busy; None: unknown."""

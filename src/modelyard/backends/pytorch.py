@@ -23,7 +23,7 @@ from modelyard.backends.base import (
     StepResult,
     StepSettings,
 )
-from modelyard.backends.pytorch_look import device_usage, gradient_norm
+from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
 from modelyard.backends.pytorch_models import input_type
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_workers import choose_device, join_workers
@@ -185,6 +185,9 @@ class PyTorch(Backend):
 
         export_onnx(state.model, path, signature)
 
+    def profile(self, path: Path) -> contextlib.AbstractContextManager[None]:
+        return profiled(path, self._device)
+
     def device_usage(self) -> tuple[int | None, float | None]:
         return device_usage(self._device)
 
@@ -199,13 +202,14 @@ class PyTorch(Backend):
             norm = nn.utils.clip_grad_norm_(state.parameters, settings.clip_norm)
         elif settings.measure_norm:
             norm = gradient_norm(state.parameters)
+        samples = sampled_values(state.model) if settings.sample_values else None
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.statistics:
             _average(state.statistics, len(batch.targets) / batch.global_size)
-        return StepResult(loss=loss.detach(), gradient_norm=norm)
+        return StepResult(loss=loss.detach(), gradient_norm=norm, samples=samples)
 
     def _losses(self, task: Task, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """One for each sample; of a blend of two, each label's by its share."""

@@ -1,9 +1,16 @@
-"""Looking at a PyTorch training while it runs: the gradients' norm, and how busy the device is."""
+"""Looking at a PyTorch training while it runs: gradients, values, a profiler's trace, the device."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
+
+_MOST_TENSORS = 128
+_MOST_VALUES = 4096
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor | None:
@@ -15,6 +22,40 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor | None:
     # Of sharded parameters it is itself spread over the workers.
     whole: torch.Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return whole
+
+
+def sampled_values(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors.
+
+    Of a sharded tensor it takes this worker's part: nothing is exchanged.
+    """
+    named = list(model.named_parameters())
+    found: dict[str, NDArray[Any]] = {}
+    for name, parameter in named[:: max(1, -(-len(named) // _MOST_TENSORS))]:
+        found[f"weights/{name}"] = _spaced(parameter)
+        if parameter.grad is not None:
+            found[f"gradients/{name}"] = _spaced(parameter.grad)
+    return found
+
+
+def _spaced(tensor: torch.Tensor) -> NDArray[Any]:
+    local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    flat = local.detach().reshape(-1)
+    spaced = flat[:: max(1, -(-flat.numel() // _MOST_VALUES))]
+    values: NDArray[Any] = spaced.to("cpu", torch.float32, copy=True).numpy()
+    return values
+
+
+@contextlib.contextmanager
+def profiled(path: Path, device: torch.device) -> Iterator[None]:
+    """Trace what happens inside, with shapes, and write it to ``path``."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds, record_shapes=True) as profiler:
+        yield
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
 
 
 def device_usage(device: torch.device) -> tuple[int | None, float | None]:

@@ -1,8 +1,14 @@
-"""``yard tensorboard``: TensorBoard on the runs, written from their event logs."""
+"""``yard tensorboard``: TensorBoard on the runs, written from their event logs and kept up to date."""
 
 import argparse
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelyard.training.tensorboard import Follower
+
+_SECONDS_BETWEEN = 2.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,20 +23,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from importlib.util import find_spec
-    from pathlib import Path
 
     from modelyard.cli.output import open_project, print_json
     from modelyard.spec.errors import MissingExtraError, NotFoundError
-    from modelyard.training.tensorboard import convert
+    from modelyard.training.tensorboard import Follower
     from modelyard.way import list_runs
 
     _, store = open_project(parsed)
-    runs = list_runs(store)
-    if not runs:
+    if not list_runs(store):
         raise NotFoundError("there are no runs yet", "train first: `yard train`")
     folder = store.root / "tensorboard"
-    for item in runs:
-        convert(Path(item.folder), folder / item.id)
+    follower = Follower(store, folder)
+    follower.update()
     if parsed.write_only:
         print_json({"folder": str(folder)}) if parsed.json else print(folder)
         return 0
@@ -46,6 +50,21 @@ def run(parsed: argparse.Namespace) -> int:
         "127.0.0.1",
         "--port",
         str(parsed.port),
+        "--reload_interval",
+        str(int(_SECONDS_BETWEEN)),
     ]
     print(f"http://127.0.0.1:{parsed.port}  (Ctrl-C ends it)", file=sys.stderr)
-    return subprocess.call(command)
+    return _beside(command, follower)
+
+
+def _beside(command: list[str], follower: "Follower") -> int:
+    """Run TensorBoard, and keep the files up to date until it ends or this command is ended."""
+    with subprocess.Popen(command) as process:
+        try:
+            while True:
+                try:
+                    return process.wait(_SECONDS_BETWEEN)
+                except subprocess.TimeoutExpired:
+                    follower.update()
+        finally:
+            process.terminate()

@@ -204,6 +204,11 @@ class TrainSection(Section):
     max_restarts: int = Field(
         3, ge=0, description="How often lost workers are replaced before training gives up."
     )
+    profile: bool = Field(
+        False,
+        description="Trace ten warm steps of worker 0 into the run's folder profile/, for Perfetto "
+        "or TensorBoard.",
+    )
     max_time: Duration | None = Field(
         None,
         description='Budget: "90m", "2h30m", "45s" or seconds, over all attempts; then training ends '

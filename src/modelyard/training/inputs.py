@@ -19,6 +19,7 @@ _NO_INPUT = {
     "keep_best",
     "checkpoint_seconds",
     "max_restarts",
+    "profile",
     "max_time",
     "max_steps",
     "max_cost",

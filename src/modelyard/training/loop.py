@@ -45,9 +45,11 @@ from modelyard.training.checkpoints import Progress, ranked
 from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
 from modelyard.training.gauge import Gauge
+from modelyard.training.histograms import Sampler
 from modelyard.training.meeting import Meetings, Window
 from modelyard.training.saving import Saved, Writer
 from modelyard.training.schedules import is_multiple, learning_rate, next_multiple, step_seed
+from modelyard.training.trace import Tracer
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Course:
     emit: Callable[[AnyEvent], None]
     asked_to_stop: Callable[[], bool]
     purse: Purse = field(default_factory=Purse)
+    sampler: Sampler | None = None
+    """Worker 0's."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -108,10 +112,15 @@ def _run(course: Course, state: State, progress: Progress, writer: Writer, feed:
     meetings = Meetings(course.backend, course.world.rank)
     clock = _clock(course, progress)
     meter = Gauge(course.backend.device_usage, lambda: feed.waited)
+    tracer = Tracer(course.backend, course.folder, course.world, wanted=course.section.profile)
     ended = _spent_before(course, progress)
     while progress.step < course.steps and not progress.stopped and not ended:
         meeting = _next_meeting(course, progress.step, meetings.interval)
-        state = _run_steps(course, feed, state, progress.step, meeting, meetings)
+        meeting = tracer.limited(progress.step, meeting)
+        evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
+        look = evaluated and course.sampler is not None and course.sampler.due()
+        with tracer.window():
+            state = _run_steps(course, feed, state, progress.step, meeting, meetings, look=look)
         window = meetings.hold(
             stop=course.asked_to_stop(),
             checkpoint=clock.checkpoint_due(),
@@ -121,7 +130,8 @@ def _run(course: Course, state: State, progress: Progress, writer: Writer, feed:
         writer.check() if window.broken_after is None else writer.wait()
         progress = clock.after(window, progress, meeting)
         _report(course, clock, window, progress)
-        evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
+        if course.sampler is not None and meetings.samples is not None:
+            course.sampler.write(progress.step, meetings.samples)
         if evaluated and len(course.validation):
             with clock.evaluation():
                 progress = _judge(course, state, progress)
@@ -170,7 +180,14 @@ def _last_look(course: Course, state: State, progress: Progress) -> Progress:
 
 
 def _run_steps(
-    course: Course, feed: Feed, state: State, start: int, end: int, meetings: Meetings
+    course: Course,
+    feed: Feed,
+    state: State,
+    start: int,
+    end: int,
+    meetings: Meetings,
+    *,
+    look: bool,
 ) -> State:
     """Steps ``start`` to ``end - 1`` and nothing else: this is where the time goes."""
     world, section, batch_size = course.world, course.section, course.cursor.batch_size
@@ -191,6 +208,7 @@ def _run_steps(
                 seed=step_seed(section.seed, step, world.rank),
                 clip_norm=section.clip_norm,
                 measure_norm=step == end - 1,
+                sample_values=look and step == end - 1,
             ),
         )
         meetings.add(result)

@@ -50,12 +50,15 @@ class Meetings:
         self._losses: list[Any] = []
         self._norm: Any = None
         self._began = time.perf_counter()
+        self.samples: dict[str, Any] | None = None
+        """Of weights and gradients at the last step, where they were asked for."""
         self.interval = 1
         """Steps until the next meeting, unless something else calls for one before."""
 
     def add(self, result: StepResult) -> None:
         self._losses.append(result.loss)
         self._norm = result.gradient_norm
+        self.samples = result.samples
 
     def begin_window(self) -> None:
         """Leave out of the measure what was not stepping: an evaluation, a checkpoint."""

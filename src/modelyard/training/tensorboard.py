@@ -1,26 +1,35 @@
-"""TensorBoard's event files, written from a run's event log without TensorFlow or torch.
+"""A run for TensorBoard: scalars, histograms, pictures, hyper-parameters, the profiler's trace.
 
-The format is small and old. A file is a row of records: length (uint64, little-endian), masked crc32c
-of the length, data, masked crc32c of the data (tensorflow/core/lib/io/record_writer.h; the mask is
-``((crc >> 15 | crc << 17) + 0xa282ead8)``, tensorflow/core/lib/hash/crc32c.h). The data is one
-``Event`` message (tensorflow/core/util/event.proto: wall_time = 1 double, step = 2 int64,
-file_version = 3 string, summary = 5), whose ``Summary`` (tensorflow/core/framework/summary.proto)
-holds ``Value``s (value = 1; in it tag = 1 string, simple_value = 2 float). Protocol Buffers' wire
-format: field number and wire type in a varint, then the value.
+One reader more of the event log. It writes an event file of its own (``tensorboard_format``), at once
+for what there is and then for what comes, so that TensorBoard follows a training that runs.
 """
 
-import struct
+import contextlib
+import json
+import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from modelyard.spec.errors import from_os_error
-from modelyard.spec.records import AnyEvent, Evaluated, RunFinished, StepDone
-from modelyard.store.events import now, read_events
+from modelyard.data.dataset import RECORD
+from modelyard.spec.errors import StoreError, from_os_error
+from modelyard.spec.records import (
+    AnyEvent,
+    Dataset,
+    Evaluated,
+    Restarted,
+    Run,
+    RunFinished,
+    StepDone,
+)
+from modelyard.store import Store
+from modelyard.store.events import EventReader, now
 from modelyard.store.files import write_atomic
-from modelyard.training.order import EVENTS
-
-_VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
-_CASTAGNOLI = 0x82F63B78
+from modelyard.training import histograms, trace
+from modelyard.training import tensorboard_format as form
+from modelyard.training.order import EVENTS, RUN
+from modelyard.training.pictures import confusion_picture, png, training_samples
 
 
 class TensorBoardWriter:
@@ -32,7 +41,7 @@ class TensorBoardWriter:
             # TensorBoard reads what has "tfevents" in its name, in the order of the names.
             path = folder / f"events.out.tfevents.{now():.6f}.modelyard"
             self._file = path.open("wb")
-            self._file.write(file_header(now()))
+            self._file.write(form.file_header(now()))
         except OSError as error:
             raise from_os_error(error) from error
 
@@ -48,39 +57,100 @@ class TensorBoardWriter:
         self._file.close()
 
 
-def convert(run_folder: Path, log_folder: Path) -> Path:
-    """Write the whole event log of a run as one event file in ``log_folder``; an older one is replaced.
+class RunFollower:
+    """Keeps one run's event file in ``log_folder`` up to date; an older file is replaced.
 
     Steps that were trained twice, before and after a restart, appear once: as they were last.
     Raises StoreError.
     """
-    events = _without_repeats(read_events(run_folder / EVENTS))
-    began = events[0].time if events else now()
-    path = log_folder / f"events.out.tfevents.{int(began)}.modelyard"
-    content = b"".join([file_header(began), *(r for event in events for r in records_of(event))])
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise from_os_error(error) from error
-    return path
+
+    def __init__(self, run_folder: Path, log_folder: Path, dataset: Dataset | None = None) -> None:
+        self._run_folder = run_folder
+        self._log_folder = log_folder
+        self._reader = EventReader(run_folder / EVENTS)
+        self._spread_position = 0
+        self._finished: str | None = None
+        events = _without_repeats(list(self._reader.read()))
+        began = events[0].time if events else now()
+        self.path = log_folder / f"events.out.tfevents.{int(began)}.modelyard"
+        run = self._run()
+        first = [form.file_header(began), *_begin(run, dataset, began)]
+        records = [*first, *(r for event in events for r in records_of(event)), *self._rest(run)]
+        try:
+            write_atomic(self.path, b"".join(records))
+        except OSError as error:
+            raise from_os_error(error) from error
+
+    def update(self) -> None:
+        """Add what is new since the last call."""
+        records = [record for event in self._reader.read() for record in _live(event)]
+        records += self._rest(self._run())
+        if not records:
+            return
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"".join(records))
+        except OSError as error:
+            raise from_os_error(error) from error
+
+    def _rest(self, run: Run | None) -> list[bytes]:
+        """What does not come from the event log: histograms, the end of the run, traces."""
+        spreads, self._spread_position = histograms.read(
+            self._run_folder / histograms.FILE, self._spread_position
+        )
+        records = [_histograms(spread) for spread in spreads if spread.tensors]
+        if run is not None and run.state != "running" and run.finished != self._finished:
+            self._finished = run.finished
+            records += _end(run)
+        _copy_traces(self._run_folder / trace.FOLDER, self._log_folder)
+        return records
+
+    def _run(self) -> Run | None:
+        """Without a record, or with a damaged one, the events are shown all the same."""
+        with contextlib.suppress(OSError, ValueError):
+            return Run.from_json((self._run_folder / RUN).read_bytes())
+        return None
 
 
-def file_header(wall_time: float) -> bytes:
-    """The record that every event file begins with."""
-    version = _bytes_field(3, b"brain.Event:2")
-    return _record(_double_field(1, wall_time) + version)
+class Follower:
+    """All runs of a store: the ones there are, and those that begin later."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._runs: dict[str, RunFollower] = {}
+
+    def update(self) -> None:
+        """Raises StoreError."""
+        for record in sorted((self._store.root / "runs").glob(f"*/{RUN}")):
+            name = record.parent.name
+            if name in self._runs:
+                self._runs[name].update()
+            else:
+                dataset = self._dataset(record)
+                self._runs[name] = RunFollower(record.parent, self._folder / name, dataset)
+
+    def _dataset(self, record: Path) -> Dataset | None:
+        """None where it was deleted: the curves are shown without pictures."""
+        with contextlib.suppress(StoreError, OSError, ValueError):
+            run = Run.from_json(record.read_bytes())
+            return self._store.read_or_none(
+                self._store.dataset_folder(run.dataset) / RECORD, Dataset
+            )
+        return None
+
+
+def convert(run_folder: Path, log_folder: Path) -> Path:
+    """Write the whole event log of a run as one event file in ``log_folder``. Raises StoreError."""
+    return RunFollower(run_folder, log_folder).path
 
 
 def records_of(event: AnyEvent) -> Iterator[bytes]:
     """The records that show ``event``; none for what has no numbers."""
     if scalars := scalars_of(event):
         step, values = scalars
-        summary = b"".join(
-            _bytes_field(1, _bytes_field(1, tag.encode()) + _float_field(2, value))
-            for tag, value in values.items()
-        )
-        yield _record(
-            _double_field(1, event.time) + _varint_field(2, step) + _bytes_field(5, summary)
+        yield form.summary(
+            event.time, step, [form.scalar(tag, value) for tag, value in values.items()]
         )
 
 
@@ -88,21 +158,38 @@ def scalars_of(event: AnyEvent) -> tuple[int, dict[str, float]] | None:
     """Step, and tag to value."""
     match event:
         case StepDone():
-            values = {
-                "train/loss": event.loss,
-                "train/learning_rate": event.learning_rate,
-                "train/samples_per_second": event.samples_per_second,
-                "train/epoch": event.epoch,
-            }
-            if event.gradient_norm is not None:
-                values["train/gradient_norm"] = event.gradient_norm
-            return event.step, values
+            return event.step, _step_scalars(event)
         case Evaluated():
             return event.step, {f"{event.split}/{k}": v for k, v in event.metrics.items()}
         case RunFinished(metrics=metrics) if metrics:
             return event.step, {f"best/{name}": value for name, value in metrics.items()}
         case _:
             return None
+
+
+def _step_scalars(event: StepDone) -> dict[str, float]:
+    optional = {
+        "train/gradient_norm": event.gradient_norm,
+        "use/waiting_for_data": event.data_wait,
+        "use/memory_gb": None if event.memory is None else event.memory / 1e9,
+        "use/gpu_memory_gb": None if event.device_memory is None else event.device_memory / 1e9,
+        "use/busy_cores": event.cpu,
+        "use/gpu_busy": event.device_use,
+    }
+    return {
+        "train/loss": event.loss,
+        "train/learning_rate": event.learning_rate,
+        "train/samples_per_second": event.samples_per_second,
+        "train/epoch": event.epoch,
+        **{tag: value for tag, value in optional.items() if value is not None},
+    }
+
+
+def _live(event: AnyEvent) -> Iterator[bytes]:
+    """As ``records_of``; a restart also takes back what came after its step."""
+    if isinstance(event, Restarted):
+        yield form.session_start(event.time, event.step + 1)
+    yield from records_of(event)
 
 
 def _without_repeats(events: list[AnyEvent]) -> list[AnyEvent]:
@@ -118,63 +205,58 @@ def _without_repeats(events: list[AnyEvent]) -> list[AnyEvent]:
     return kept[::-1]
 
 
-def _record(data: bytes) -> bytes:
-    length = struct.pack("<Q", len(data))
-    return b"".join([length, _masked_crc(length), data, _masked_crc(data)])
+def _begin(run: Run | None, dataset: Dataset | None, began: float) -> Iterator[bytes]:
+    if run is not None:
+        values = dict(_hyper_parameters(run.inputs))
+        yield form.summary(began, 0, [form.hyper_parameters(run.id, values, began)])
+    if dataset is not None and (sheet := training_samples(dataset)) is not None:
+        size = (sheet.height, sheet.width)
+        yield form.summary(began, 0, [form.image("data/training_samples", png(sheet), size, 3)])
 
 
-def _masked_crc(data: bytes) -> bytes:
-    crc = crc32c(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+def _end(run: Run) -> Iterator[bytes]:
+    ended = datetime.fromisoformat(run.finished).timestamp() if run.finished else now()
+    if run.confusion:
+        picture = confusion_picture(run.confusion)
+        size = (picture.height, picture.width)
+        value = form.image("best/test/confusion_matrix", png(picture), size, 3)
+        yield form.summary(ended, run.step, [value])
+    status = form.SUCCESS if run.state == "complete" else form.FAILURE
+    yield form.summary(ended, 0, [form.session_end(status, ended)])
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli; RFC 3720, appendix B.4)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
+def _hyper_parameters(inputs: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """The settings of training and model, as numbers where they are numbers."""
+    for name, text in inputs.items():
+        if not name.startswith(("train.", "model.")):
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        yield name, value if isinstance(value, bool | int | float | str) else text
 
 
-def _table() -> list[int]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0)
-        table.append(crc)
-    return table
+def _histograms(spread: histograms.Spread) -> bytes:
+    values = [
+        form.histogram(
+            tag,
+            edges=found.edges,
+            counts=found.counts,
+            total=found.total,
+            squares=found.squares,
+        )
+        for tag, found in spread.tensors.items()
+    ]
+    return form.summary(spread.time, spread.step, values)
 
 
-_TABLE = _table()
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _key(field: int, wire_type: int) -> bytes:
-    return _varint(field << 3 | wire_type)
-
-
-def _varint_field(field: int, value: int) -> bytes:
-    return _key(field, _VARINT) + _varint(value)
-
-
-def _double_field(field: int, value: float) -> bytes:
-    return _key(field, _DOUBLE) + struct.pack("<d", value)
-
-
-def _float_field(field: int, value: float) -> bytes:
-    # A value beyond float32 (a loss that explodes) becomes infinity instead of an error.
-    limited = value if abs(value) <= 3.4e38 else value * float("inf")
-    return _key(field, _FLOAT) + struct.pack("<f", limited)
-
-
-def _bytes_field(field: int, value: bytes) -> bytes:
-    return _key(field, _BYTES) + _varint(len(value)) + value
+def _copy_traces(folder: Path, log_folder: Path) -> None:
+    for made in folder.glob(f"*{trace.ENDING}"):
+        target = log_folder / made.name
+        try:
+            if not target.exists() or target.stat().st_mtime < made.stat().st_mtime:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(made, target)
+        except OSError as error:
+            raise from_os_error(error) from error

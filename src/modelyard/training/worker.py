@@ -34,6 +34,7 @@ from modelyard.training import budget, checkpoints
 from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
 from modelyard.training.evaluation import evaluate
+from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
@@ -139,6 +140,7 @@ def _course(
             workers=world.size,
             began=began,
         ),
+        sampler=Sampler(Path(order.folder)) if world.rank == 0 else None,
     )
 
 

@@ -279,6 +279,14 @@ class MonitorSection(Section):
     on_breach: Literal["report", "retrain"] = "report"
 
 
+class TrackSection(Section):
+    mlflow: str = Field(
+        "",
+        description="MLflow store that trainings are also written to: http://…, sqlite:///mlflow.db, "
+        "file:mlruns; relative to the project file. Default: MLFLOW_TRACKING_URI, if set.",
+    )
+
+
 class StoreSection(Section):
     url: str = Field(".yard", description="Folder of the store, relative to the project file.")
 
@@ -295,6 +303,7 @@ class ProjectFile(Section):
     serve: ServeSection = ServeSection()
     deploy: DeploySection = DeploySection()
     monitor: MonitorSection = MonitorSection()
+    track: TrackSection = TrackSection()
     store: StoreSection = StoreSection()
 
 

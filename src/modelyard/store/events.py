@@ -58,11 +58,16 @@ def _ends_a_line(path: Path) -> bool:
 
 
 class EventReader:
-    """Reads a log from its beginning and then whatever is new."""
+    """Reads a log from its beginning, or from a ``position`` of another reader, and then whatever is new."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, position: int = 0) -> None:
         self._path = path
-        self._position = 0
+        self._position = position
+
+    @property
+    def position(self) -> int:
+        """How far it has read: bytes."""
+        return self._position
 
     def read(self) -> Iterator[AnyEvent]:
         """The events since the last call; a half-written last line waits for the next call."""

@@ -64,7 +64,10 @@ def keep(folder: Path, project: Project) -> dict[str, str]:
     """Keep the project and the code of its model in the run's folder; returns each file's digest."""
     files = code_files(project.root, project.model.build)
     try:
-        write_atomic(folder / PROJECT, project.model_dump_json(indent=2).encode())
+        # Not where it is tracked: the address may hold a password, and changes nothing.
+        write_atomic(
+            folder / PROJECT, project.model_dump_json(indent=2, exclude={"track"}).encode()
+        )
         for name, path in files.items():
             write_atomic(folder / CODE / name, path.read_bytes())
         return {name: digest_file(path) for name, path in files.items()}

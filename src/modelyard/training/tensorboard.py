@@ -20,7 +20,6 @@ from modelyard.spec.records import (
     Evaluated,
     Restarted,
     Run,
-    RunFinished,
     StepDone,
 )
 from modelyard.store import Store
@@ -30,6 +29,7 @@ from modelyard.training import histograms, trace
 from modelyard.training import tensorboard_format as form
 from modelyard.training.order import EVENTS, RUN
 from modelyard.training.pictures import confusion_picture, png, training_samples
+from modelyard.training.scalars import scalars_of
 
 
 class TensorBoardWriter:
@@ -152,37 +152,6 @@ def records_of(event: AnyEvent) -> Iterator[bytes]:
         yield form.summary(
             event.time, step, [form.scalar(tag, value) for tag, value in values.items()]
         )
-
-
-def scalars_of(event: AnyEvent) -> tuple[int, dict[str, float]] | None:
-    """Step, and tag to value."""
-    match event:
-        case StepDone():
-            return event.step, _step_scalars(event)
-        case Evaluated():
-            return event.step, {f"{event.split}/{k}": v for k, v in event.metrics.items()}
-        case RunFinished(metrics=metrics) if metrics:
-            return event.step, {f"best/{name}": value for name, value in metrics.items()}
-        case _:
-            return None
-
-
-def _step_scalars(event: StepDone) -> dict[str, float]:
-    optional = {
-        "train/gradient_norm": event.gradient_norm,
-        "use/waiting_for_data": event.data_wait,
-        "use/memory_gb": None if event.memory is None else event.memory / 1e9,
-        "use/gpu_memory_gb": None if event.device_memory is None else event.device_memory / 1e9,
-        "use/busy_cores": event.cpu,
-        "use/gpu_busy": event.device_use,
-    }
-    return {
-        "train/loss": event.loss,
-        "train/learning_rate": event.learning_rate,
-        "train/samples_per_second": event.samples_per_second,
-        "train/epoch": event.epoch,
-        **{tag: value for tag, value in optional.items() if value is not None},
-    }
 
 
 def _live(event: AnyEvent) -> Iterator[bytes]:

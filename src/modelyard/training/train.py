@@ -48,6 +48,7 @@ from modelyard.training.inputs import run_id as run_id
 from modelyard.training.order import ORDER, RESULT, RUN, Result, WorkOrder, timestamp
 from modelyard.training.schedules import total_steps
 from modelyard.training.surroundings import available_cores, command, keep, machine, versions
+from modelyard.training.tracking import send_rest, tracked
 
 Observer = Callable[[AnyEvent], None]
 
@@ -72,6 +73,7 @@ def train(
     identifier = run_id(inputs)
     folder = store.run_folder(identifier)
     if (complete := complete_run(store, identifier, project.train)) is not None:
+        send_rest(project, folder)
         return complete
     with claim_run(folder), _signals_as_interrupts():
         # Another command may have finished it since.
@@ -87,7 +89,8 @@ def train(
         except OSError as error:
             raise from_os_error(error) from error
         attempts = Attempts(order, run, store, engine=project.train.engine, observers=observers)
-        return attempts.run_to_end(poll_seconds)
+        with tracked(project, folder):
+            return attempts.run_to_end(poll_seconds)
 
 
 def complete_run(store: Store, identifier: str, section: TrainSection | None = None) -> Run | None:

@@ -56,7 +56,7 @@ def way(digits: Path) -> Any:
 
 def test_preflight_finds_nothing_wrong(digits: Path) -> None:
     checks = {check["name"]: check["state"] for check in as_json(digits, "check")}
-    assert {"project", "data", "step", "export"} <= set(checks)
+    assert {"project", "data", "step", "export", "estimate"} <= set(checks)
     assert "failed" not in checks.values()
 
 

@@ -23,6 +23,10 @@ from modelyard.spec.work import World
 from modelyard.store import Store
 from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
+from modelyard.training import budget
+from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
+from modelyard.training.schedules import total_steps
+from modelyard.training.surroundings import available_cores
 from modelyard.way import open_target
 
 
@@ -120,12 +124,13 @@ def _data(project: Project) -> list[Check]:
 
 
 def _model(project: Project, dataset: Dataset) -> list[Check]:
-    """One real optimizer step and one real export, compared on real samples."""
+    """One real optimizer step and one real export, compared on real samples; and what it will take."""
     task, signature = open_task(dataset.task), signature_of(dataset.input, dataset.task)
     task.higher_is_better(project.train.metric)
     classes = bool(dataset.task.classes)
     if mistakes := list(augment_mistakes(project.train.augment, dataset.input, classes=classes)):
         raise ProjectError(mistakes, "change [train.augment] in yard.toml")
+    taking = _estimate(project, dataset)  # first: the export fills the memory with other things
     model = build_model(
         project.root, project.model.build, dict(project.model.args), signature, dataset.task
     )
@@ -159,4 +164,59 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
             state=state_of_export,
             message=f"ONNX answers within {error:.1e} of {backend.name}",
         ),
+        taking,
     ]
+
+
+def _estimate(project: Project, dataset: Dataset) -> Check:
+    """Time, memory and cost of the whole training, from a few steps as one worker will do them."""
+    section = project.train
+    measured = _measured(project, dataset)
+    steps = total_steps(section.epochs, dataset.splits["train"], section.batch_size)
+    found = estimate(
+        measured,
+        steps=steps,
+        evaluations=max(1, round(section.epochs / section.evaluate_every)),
+        validation=dataset.splits["validation"],
+        test=dataset.splits["test"],
+        workers=section.workers,
+        limits=budget.limits_of(section),
+    )
+    free = available_bytes()
+    scarce = free is not None and found.memory > free
+    return Check(
+        name="estimate",
+        state="warning" if scarce else "ok",
+        message=words(measured, found, section.workers),
+        mend=f"only {(free or 0) / 1e9:.1f} GB are free here: use fewer train.workers or a smaller "
+        "train.batch_size"
+        if scarce
+        else "",
+    )
+
+
+def _measured(project: Project, dataset: Dataset) -> Measured:
+    section, signature = project.train, signature_of(dataset.input, dataset.task)
+
+    def build() -> object:
+        args = dict(project.model.args)
+        return build_model(project.root, project.model.build, args, signature, dataset.task)
+
+    backend = open_backend(recognise(build()))
+    optimizer = OptimizerSettings(
+        name=section.optimizer.name,
+        weight_decay=section.optimizer.weight_decay,
+        momentum=section.optimizer.momentum,
+    )
+    split = open_split(dataset, "train")
+    threads = max(1, available_cores() // section.workers)
+    with backend.join(World(rank=0, size=1, rendezvous=""), device=section.device, threads=threads):
+        return measure(
+            backend,
+            lambda: backend.begin(build(), dataset.task, optimizer, signature, dataset.input),
+            split,
+            Cursor(len(split), section.batch_size, section.seed),
+            workers=section.workers,
+            rate=section.optimizer.lr,
+            clip_norm=section.clip_norm,
+        )

@@ -4,12 +4,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
+
 from modelyard.spec.records import (
     AnyEvent,
     Checkpoint,
     Dataset,
     Evaluated,
     Finding,
+    Machine,
     Restarted,
     Run,
     StepDone,
@@ -171,3 +174,15 @@ def test_numbers_are_rounded() -> None:
         "12,345.7",
         "–",
     ]
+
+
+def test_a_budget_its_cost_and_the_machine_are_told(tmp_path: Path) -> None:
+    here = Machine(host="desk", system="Linux", processor="Fast 9000", cores=8, memory=16 * 10**9)
+    run = msgspec.structs.replace(
+        RUN, reason="time budget", cost=12.5, machine=here, versions={"torch": "2.13"},
+        command="yard train", code={"model.py": "sha256:abc"},
+    )  # fmt: skip
+    write_report(run, DATASET, [], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for part in ("ended by its time budget", "12.50", "Fast 9000", "8 cores", "16 GB", "torch 2.13", "sha256:abc"):  # fmt: skip
+        assert part in text, part

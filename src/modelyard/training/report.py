@@ -8,8 +8,9 @@ from pathlib import Path
 from modelyard.spec.errors import from_os_error
 from modelyard.spec.records import AnyEvent, Dataset, Noticed, Restarted, Run, WorkerLost
 from modelyard.store.files import write_atomic
+from modelyard.training.budget import explain
 from modelyard.training.curves import confusion_matrix, learning_curves
-from modelyard.training.progress import describe, duration
+from modelyard.training.progress import describe, duration, size
 
 Row = tuple[str, str]
 
@@ -36,6 +37,7 @@ def _page(run: Run, dataset: Dataset, events: Sequence[AnyEvent]) -> str:
         _section("Data", _table(_data_rows(dataset)) + _findings(dataset)),
         _section("What happened", _happenings(events)),
         _section("Workers", _workers(run)),
+        _section("Made on and with", _table(_made_with(run))),
         _section("What went in", _table(sorted(run.inputs.items()))),
     ]
     title = html.escape(f"{run.project}: run {run.id}")
@@ -51,6 +53,8 @@ def _page(run: Run, dataset: Dataset, events: Sequence[AnyEvent]) -> str:
 def _heading(run: Run) -> str:
     when = html.escape(run.created.replace("T", " ").replace("+00:00", " UTC"))
     error = f"<p class='error'>{html.escape(run.error)}</p>" if run.error else ""
+    ended = explain(run)
+    error += f"<p class='quiet'>It was ended {html.escape(ended)}.</p>" if ended else ""
     return (
         f"<h1>{html.escape(run.project)}</h1>"
         f"<p class='quiet'><span class='state {run.state}'>{run.state}</span> run <code>{html.escape(run.id)}</code>"
@@ -65,7 +69,8 @@ def _tiles(run: Run, metric: str) -> str:
     tiles += [
         ("steps", f"{run.step:,}"),
         ("samples / s", f"{run.samples_per_second:,.0f}"),
-        ("time", duration(run.seconds)),
+        ("time", duration(run.spent.seconds or run.seconds)),
+        *([("cost", f"{run.cost:,.2f}")] if run.cost is not None else []),
         ("workers", str(run.world_size)),
         ("restarts", str(run.restarts)),
     ]
@@ -146,6 +151,20 @@ def _workers(run: Run) -> str:
         )
         for worker in sorted(run.workers, key=lambda worker: (worker.attempt, worker.rank))
     )
+
+
+def _made_with(run: Run) -> Iterable[Row]:
+    if run.machine is not None:
+        yield "machine", f"{run.machine.host}, {run.machine.system}"
+        yield "processor", f"{run.machine.processor}, {run.machine.cores} cores"
+        yield "memory", size(run.machine.memory)
+        for gpu in run.machine.gpus:
+            yield "GPU", gpu
+    if run.command:
+        yield "command", run.command
+    if run.versions:
+        yield "versions", ", ".join(f"{name} {value}" for name, value in run.versions.items())
+    yield from run.code.items()
 
 
 def _table(rows: Iterable[Row]) -> str:

@@ -131,17 +131,19 @@ def _course(
         validation=open_split(order.dataset, "validation"),
         emit=emit,
         asked_to_stop=asked_to_stop,
-        purse=budget.Purse(
-            limits=budget.limits_of(order.section),
-            before=budget.larger(
-                order.spent,
-                budget.spent_in(read_events(Path(order.folder) / EVENTS), without=world.attempt),
-            ),
-            workers=world.size,
-            began=began,
-        ),
+        purse=_purse(order, world, began),
         sampler=Sampler(Path(order.folder)) if world.rank == 0 else None,
     )
+
+
+def _purse(order: WorkOrder, world: World, began: float) -> budget.Purse:
+    """Worker 0 adds up what earlier attempts took; the others are told what follows from it."""
+    before = order.spent
+    if world.rank == 0:
+        events = read_events(Path(order.folder) / EVENTS)
+        before = budget.larger(before, budget.spent_in(events, without=world.attempt))
+    limits = budget.limits_of(order.section)
+    return budget.Purse(limits=limits, before=before, workers=world.size, began=began)
 
 
 def _restored(course: Course, state: State) -> tuple[State, Progress]:

@@ -14,10 +14,10 @@ def test_a_busy_process_is_seen_and_a_waiting_one_too() -> None:
     while time.process_time() < until:
         pass
     busy = usage(gauge.read())
-    assert busy.cpu is not None and busy.cpu > 0.2
+    assert busy.cpu is not None  # of a crowded machine it may have had only a part
     time.sleep(0.3)
     idle = usage(gauge.read())
-    assert idle.cpu is not None and idle.cpu < 0.2
+    assert idle.cpu is not None and idle.cpu < busy.cpu / 2
     assert idle.device_memory is None and idle.device_use is None and idle.data_wait is None
 
 

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from modelyard import flow
     from modelyard.cli.output import metrics_line, open_project, print_json, print_pairs
-    from modelyard.training.budget import explain
+    from modelyard.training.budget import explain, money
     from modelyard.training.progress import progress_for
 
     project, _ = open_project(parsed)
@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
                 f"{result.id}  ({result.world_size} worker{'s' * (result.world_size > 1)}, {result.seconds:.1f} s)",
             ),
             *([("ended", ended)] if (ended := explain(result)) else []),
-            *([("cost", f"{result.cost:.2f}")] if result.cost is not None else []),
+            *([("cost", money(result.cost))] if result.cost is not None else []),
             ("test", metrics_line(result.metrics)),
             ("next", f"yard report {result.id}   or   yard up"),
         ]

@@ -63,6 +63,11 @@ def limits_of(section: TrainSection) -> Limits:
     )
 
 
+def money(cost: float) -> str:
+    """``12.50``; small amounts keep three digits that mean something."""
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
+
+
 def cost_of(spent: Spent, price: float | None) -> float | None:
     return None if price is None else spent.worker_seconds / 3600 * price
 

@@ -18,7 +18,7 @@ from modelyard.backends.base import Backend, Batch, State, StepSettings
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.spec.records import Spent
-from modelyard.training.budget import Limits, cost_of
+from modelyard.training.budget import Limits, cost_of, money
 from modelyard.training.gauge import resident_bytes
 from modelyard.training.progress import duration, size
 
@@ -128,12 +128,12 @@ def words(measured: Measured, found: Estimate, workers: int) -> str:
     each = " a worker" if workers > 1 else ""
     parts = (
         f"weights {size(measured.weights)}, gradients {size(measured.weights)}, "
-        f"optimizer {size(measured.optimizer)}, activations {size(measured.activations)}"
+        f"optimizer {size(measured.optimizer)}, activations and buffers {size(measured.activations)}"
     )
     memory = f"{size(measured.process)} of memory{each}"
     if measured.device is not None:
         memory += f" and {size(measured.device)} on its GPU"
-    cost = "" if found.cost is None else f", cost {found.cost:.2f}"
+    cost = "" if found.cost is None else f", cost {money(found.cost)}"
     ended = f"; the {found.ended} will end it before" if found.ended else ""
     return (
         f"about {duration(found.seconds)} for {found.steps:,} steps of "

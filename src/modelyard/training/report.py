@@ -8,7 +8,7 @@ from pathlib import Path
 from modelyard.spec.errors import from_os_error
 from modelyard.spec.records import AnyEvent, Dataset, Noticed, Restarted, Run, WorkerLost
 from modelyard.store.files import write_atomic
-from modelyard.training.budget import explain
+from modelyard.training.budget import explain, money
 from modelyard.training.curves import confusion_matrix, learning_curves
 from modelyard.training.progress import describe, duration, size
 
@@ -70,7 +70,7 @@ def _tiles(run: Run, metric: str) -> str:
         ("steps", f"{run.step:,}"),
         ("samples / s", f"{run.samples_per_second:,.0f}"),
         ("time", duration(run.spent.seconds or run.seconds)),
-        *([("cost", f"{run.cost:,.2f}")] if run.cost is not None else []),
+        *([("cost", money(run.cost))] if run.cost is not None else []),
         ("workers", str(run.world_size)),
         ("restarts", str(run.restarts)),
     ]

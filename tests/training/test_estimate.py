@@ -30,7 +30,7 @@ def test_steps_and_looks_add_up() -> None:
     assert found.memory == 600_000_000
     assert found.cost == pytest.approx(found.seconds * 2 * 0.01)
     text = words(MEASURED, found, 2)
-    assert "about 11 s for 1,000 steps of 10 ms, cost 0.212" in text
+    assert "about 11 s for 1,000 steps of 10 ms, cost 0.21" in text
     assert "300 MB of memory a worker (weights 1.0 MB, gradients 1.0 MB, optimizer 2.0 MB" in text
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.digest import digest_texts, file_digests
+from modelyard.data.gather import gather
 from modelyard.data.prepare import make_dataset
 from modelyard.data.preprocess import finish
 from modelyard.data.sources import open_source
@@ -123,15 +124,21 @@ class Split:
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Samples by their places in the split -> inputs in model form, (n, *shape), and targets (n,)."""
-        rows = self.positions[positions]
-        return finish(self.spec, self.inputs[rows]), self.targets[rows]
+        inputs, targets = self._rows(positions)
+        return finish(self.spec, inputs), targets
 
     def stored(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As ``batch``, but images as they are stored: uint8, for the backend to finish on its device."""
+        """As ``batch``, but images as they are stored: uint8, for the backend to finish on its device.
+
+        The arrays are the caller's own.
+        """
         if isinstance(self.spec, ImageInput):
-            rows = self.positions[positions]
-            return self.inputs[rows], self.targets[rows]
+            return self._rows(positions)
         return self.batch(positions)
+
+    def _rows(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows = self.positions.take(positions)
+        return gather(self.inputs, rows), self.targets.take(rows, axis=0)
 
 
 def open_split(dataset: Dataset, name: str) -> Split:

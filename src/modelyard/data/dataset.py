@@ -148,7 +148,7 @@ def open_split(dataset: Dataset, name: str) -> Split:
     folder = Path(dataset.folder)
     split = Split(
         spec=dataset.input,
-        inputs=_open_array(folder / INPUTS, mapped=True),
+        inputs=_open_array(folder / INPUTS),
         targets=_open_array(folder / TARGETS),
         positions=_open_array(folder / f"{name}.npy"),
     )
@@ -179,10 +179,10 @@ def _number(file: Path) -> int:
     return int(file.stem)
 
 
-def _open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+def _open_array(path: Path) -> NDArray[Any]:
     try:
         # A plain view: indexing NumPy's memmap class costs more than indexing an array.
-        return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
         raise from_os_error(error) from error
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Budgets: the policy without processes, and trainings that a budget ends and another continues."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,24 @@ def test_time_and_cost_count_over_commands_and_crashes(slow_place: Place) -> Non
     assert second.cost is not None and 2 <= second.cost < 4
     third = train(slow_place.project(**dear, max_cost=1.5), dataset, slow_place.store)
     assert third == second
+
+
+@pytest.mark.slow
+def test_what_a_killed_command_took_is_spent_and_may_end_the_next_at_once(
+    slow_place: Place,
+) -> None:
+    command = slow_place.command(epochs=50, workers=2, checkpoint_seconds=0.5)
+    deadline, runs = time.monotonic() + 60, slow_place.store.root / "runs"
+    while not list(runs.glob("*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1.0)
+    command.kill()
+    command.communicate()
+    project = slow_place.project(epochs=50, workers=2, checkpoint_seconds=0.5, max_time="1s")
+    run = train(project, slow_place.dataset(project), slow_place.store)
+    assert run.reason == TIME and run.spent.seconds > 1 and run.best is not None
+    events = read_events(Path(run.folder) / "events.jsonl")
+    began = max(i for i, event in enumerate(events) if isinstance(event, RunStarted))
+    assert events[began].step == run.step > 0  # type: ignore[union-attr]
+    assert not [event for event in events[began:] if isinstance(event, StepDone)]
+    assert run.spent.worker_seconds > 1.5 * run.spent.seconds

@@ -112,6 +112,8 @@ def test_what_is_used_is_shown_where_it_is_known() -> None:
         "1.2 GB · 1.9 cores busy · GPU 8.1 GB 97 % busy · 3 % waiting for data"
     )
     assert usage_text(STEP) == ""
+    texts = msgspec.structs.replace(STEP, tokens_per_second=1_234_567.0)
+    assert "1,234,567 tokens/s" in describe(texts) and "samples/s" not in describe(texts)
     assert "gradient norm 1.23, " in describe(event)
     assert [size(n) for n in (1200, 45e6, 1.5e6, 25e9)] == ["1 kB", "45 MB", "1.5 MB", "25 GB"]
 

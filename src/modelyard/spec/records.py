@@ -294,6 +294,8 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step"):
     samples_per_second: float
     eta_seconds: float
     """To the end, with the evaluations that are still to come."""
+    tokens_per_second: float | None = None
+    """Texts only; what fills a short text up counts as well, since it is computed too."""
     gradient_norm: float | None = None
     """Of the last step, before clipping."""
     data_wait: float | None = None

@@ -36,6 +36,7 @@ from modelyard.data.feed import BatchMaker, Feed
 from modelyard.spec.errors import TrainingError
 from modelyard.spec.project import TrainSection
 from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDone
+from modelyard.spec.signature import TextInput
 from modelyard.spec.work import World
 from modelyard.store.events import now
 from modelyard.tasks.base import Task
@@ -230,7 +231,8 @@ def _report(course: Course, clock: Clock, window: Window, progress: Progress) ->
     if window.broken_after is not None:
         raise _not_finite(course, progress.step - window.steps + window.broken_after)
     if course.world.rank == 0:
-        used = gauge.usage(window.figures)
+        used, spec = gauge.usage(window.figures), course.train.spec
+        rate = window.steps * course.cursor.batch_size / window.seconds
         course.emit(
             StepDone(
                 time=now(),
@@ -239,7 +241,8 @@ def _report(course: Course, clock: Clock, window: Window, progress: Progress) ->
                 epoch=course.cursor.epoch(progress.step),
                 loss=window.loss,
                 learning_rate=learning_rate(course.section, progress.step - 1, course.steps),
-                samples_per_second=window.steps * course.cursor.batch_size / window.seconds,
+                samples_per_second=rate,
+                tokens_per_second=rate * spec.length if isinstance(spec, TextInput) else None,
                 eta_seconds=clock.eta(progress.step),
                 gradient_norm=window.gradient_norm,
                 data_wait=used.data_wait,

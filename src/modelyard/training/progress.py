@@ -165,7 +165,7 @@ class TerminalProgress:
         validation = f" · validation {self._validation}" if self._validation else ""
         text = (
             f"{duration(event.eta_seconds)} left · epoch {event.epoch:.1f} · loss {event.loss:.4f}{validation} · "
-            f"{event.samples_per_second:,.0f} samples/s{_bottleneck(event)} · lr {event.learning_rate:.1e}{workers}"
+            f"{_rate(event)}{_bottleneck(event)} · lr {event.learning_rate:.1e}{workers}"
             f" · {usage_text(event)}"
         )
         text = text.removesuffix(" · ")
@@ -218,7 +218,7 @@ def _step_line(event: StepDone, steps: int) -> str:
     used = usage_text(event, ", ")
     return (
         f"step {event.step}{total}, epoch {event.epoch:.2f}: loss {event.loss:.4f}, "
-        f"{norm}learning rate {event.learning_rate:.2e}, {event.samples_per_second:,.0f} samples/s, "
+        f"{norm}learning rate {event.learning_rate:.2e}, {_rate(event)}, "
         f"{duration(event.eta_seconds)} left{', ' if used else ''}{used}"
     )
 
@@ -248,6 +248,12 @@ def size(count: float) -> str:
                 else f"{count / scale:.0f} {unit}"
             )
     return f"{count / 1e3:.0f} kB"
+
+
+def _rate(event: StepDone) -> str:
+    if event.tokens_per_second is not None:
+        return f"{event.tokens_per_second:,.0f} tokens/s"
+    return f"{event.samples_per_second:,.0f} samples/s"
 
 
 def _bottleneck(event: StepDone) -> str:

@@ -18,6 +18,7 @@ def scalars_of(event: AnyEvent) -> tuple[int, dict[str, float]] | None:
 
 def _step_scalars(event: StepDone) -> dict[str, float]:
     optional = {
+        "train/tokens_per_second": event.tokens_per_second,
         "train/gradient_norm": event.gradient_norm,
         "use/waiting_for_data": event.data_wait,
         "use/memory_gb": None if event.memory is None else event.memory / 1e9,

@@ -128,6 +128,36 @@ def test_a_row_without_a_label(people: Path) -> None:
     refused(yard(people, "train"), "ill", "missing_target")
 
 
+def test_lines_that_are_no_json(people: Path) -> None:
+    rows = [{"age": 20 + row, "ill": "yn"[row % 2]} for row in range(60)]
+    lines = [json.dumps(row) for row in rows]
+    lines[6], lines[9] = '{"age": 3', "none"
+    (people / "data.jsonl").write_text("\n".join(lines))
+    asked = ("data.source=jsonl", "data.path=data.jsonl")
+    refused(yard(people, "train", *asked), "line 7", "line 10", "max_unreadable = 0.04")
+    done = yard(people, "train", *asked, "data.max_unreadable=0.04")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_suffix_that_no_source_reads(people: Path) -> None:
+    (people / "data.parqet").write_bytes(b"PAR1")
+    asked = ("data.source=parquet", "data.path=data.parqet")
+    refused(yard(people, "train", *asked), "data.parqet", "did you mean '.parquet'")
+    assert "did you mean 'parquet'" in yard(people, "train", "data.source=parket").stderr
+
+
+def test_a_password_in_a_url_is_not_repeated(people: Path) -> None:
+    done = yard(people, "train", "data.path=s3://me:hunter2-hunter2@bucket/x")
+    said = done.stdout + done.stderr
+    assert done.returncode == 2 and "hunter2" not in said
+    assert "holds a user name or a password" in said and "AWS_ACCESS_KEY_ID" in said
+
+
+def test_no_server_at_an_address(people: Path) -> None:
+    asked = f"data.path=http://127.0.0.1:{free_port()}/data.csv"
+    refused(yard(people, "train", asked), "cannot be reached after 4 attempts")
+
+
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_a_model_whose_output_does_not_fit(pictures: Path, command: str) -> None:
     (pictures / "model.py").write_text(

@@ -163,6 +163,39 @@ def test_raw_values_that_scaling_makes_equal_do_not_cross_splits(
     assert next(f for f in dataset.quality if f.kind == "leak").severity == "note"
 
 
+PART = """
+import sys
+from pathlib import Path
+import numpy as np
+from modelyard.data.cursor import Cursor
+from modelyard.data.dataset import open_split
+from modelyard.spec.records import Dataset
+
+dataset = Dataset.from_json((Path(sys.argv[1]) / "dataset.json").read_bytes())
+split = open_split(dataset, "train")
+rows = np.arange(0, len(split) // 8)  # an eighth, as a worker of eight takes of a batch in order
+assert split.stored(rows)[0].any()
+lines = Path("/proc/self/smaps").read_text().splitlines()
+at = next(i for i, line in enumerate(lines) if line.endswith("inputs.npy"))
+size, resident = (next(int(l.split()[1]) for l in lines[at:] if l.startswith(f"{w}:")) for w in ("Size", "Rss"))
+print(size, resident)
+"""
+
+
+def test_a_worker_reads_only_its_rows(tmp_path: Path, project, store: Store) -> None:
+    """The arrays are mapped, not read: of 32 MB an eighth comes into the process's memory."""
+    x = np.random.default_rng(0).normal(size=(8000, 1024)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x, label=np.arange(8000) % 2)
+    dataset = prepare(
+        project(source="npz", path="a.npz", split={"test": 0, "validation": 0}), store
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", PART, dataset.folder], capture_output=True, text=True, check=True
+    )
+    size, resident = map(int, done.stdout.split())
+    assert size > 31_000 and resident < size / 6, (size, resident)
+
+
 # --- identity ------------------------------------------------------------------------------
 
 

@@ -270,7 +270,14 @@ def test_a_server_that_fails_a_while_is_asked_again(asked, store, tmp_path: Path
     (tmp_path / "web" / "a.parquet").write_bytes(shards(1)[0])
 
     class Shaky(_Quiet):
-        left = 2
+        left = 4
+
+        def do_HEAD(self) -> None:
+            if Shaky.left > 1:
+                Shaky.left -= 1
+                self.send_error(503)
+            else:
+                super().do_HEAD()
 
         def do_GET(self) -> None:
             if Shaky.left:

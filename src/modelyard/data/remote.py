@@ -56,6 +56,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": _TIMEOUTS}}
 _IN_EXTRA = ("s3", "s3a", "https", "http")
 _COMMON = ("s3", "https", "http", "gs", "az", "abfs", "file", "memory", "sftp", "hdfs")
 _SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL")
+_NO_CONNECTION = {
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "ServerDisconnectedError",
+    "ConnectionTimeoutError",
+    "FSTimeoutError",
+    "TimeoutError",
+}
+_REFUSED = {401, 403, 408, 429, *range(500, 600)}
+"""HTTP answers that do not say that nothing is there."""
 T = TypeVar("T")
 
 
@@ -256,10 +266,16 @@ def _final(error: Exception, shown: str) -> DataError | None:
     if "bucket does not exist" in text or "NoSuchBucket" in text:
         bucket = shown.partition("://")[2].partition("/")[0]
         return DataError(f"there is no bucket {bucket!r} for {shown}", "mend data.path")
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"data.path: nothing at {shown}", "mend data.path")
+    # fsspec says "not found" of an HTTP address whatever went wrong; the cause knows better.
+    status = next((int(one.status) for one in _chain(error) if hasattr(one, "status")), 0)
     denied = ("Forbidden", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-    if isinstance(error, PermissionError) or any(word in text for word in denied):
+    if isinstance(error, FileNotFoundError) and not (kinds & _NO_CONNECTION or status in _REFUSED):
+        return DataError(f"data.path: nothing at {shown}", "mend data.path")
+    if (
+        isinstance(error, PermissionError)
+        or status in (401, 403)
+        or any(word in text for word in denied)
+    ):
         return DataError(
             f"{shown} may not be read with the credentials at hand",
             f"ask for permission, or set others: {CREDENTIALS}",
@@ -268,8 +284,9 @@ def _final(error: Exception, shown: str) -> DataError | None:
 
 
 def _unreachable(error: Exception, shown: str) -> DataError:
+    cause = next((one for one in _chain(error) if not isinstance(one, FileNotFoundError)), error)
     return DataError(
-        f"{shown} cannot be reached after {_ATTEMPTS} attempts: {_scrubbed(error)}",
+        f"{shown} cannot be reached after {_ATTEMPTS} attempts: {_scrubbed(cause)}",
         "look at the network, at the address and (S3 elsewhere than at Amazon) at AWS_ENDPOINT_URL",
     )
 

@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +400,24 @@ def test_the_cache_is_no_part_of_the_identity(read, store) -> None:
     source = read({"a.jsonl": people()}, "jsonl")
     other = read({"a.jsonl": people()}, "jsonl", cache_gb=3)
     assert dataset_id(source_project(source), store) == dataset_id(source_project(other), store)
+
+
+WITHOUT = """
+import sys
+sys.modules["pyarrow"] = None
+from modelyard.data.sources import BUILT_IN
+from modelyard.spec.errors import MissingExtraError
+from modelyard.spec.plugins import load
+for name in ("jsonl", "npz", "text", "csv", "images"):
+    load("sources", name, BUILT_IN)
+for name in ("parquet", "arrow"):
+    try:
+        load("sources", name, BUILT_IN)
+    except MissingExtraError as error:
+        print(error.mend)
+"""
+
+
+def test_a_missing_extra_is_named_and_the_other_sources_do_without() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["pip install 'modelyard[arrow]'"] * 2, done.stderr

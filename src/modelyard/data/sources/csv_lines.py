@@ -3,9 +3,8 @@
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from modelyard.spec.errors import DataError
 
@@ -13,8 +12,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 """How Python's ``surrogateescape`` keeps a byte that is no UTF-8."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record, or what is wrong with it."""
 
     line: int
@@ -43,8 +41,9 @@ def read_records(path: Path, delimiter: str, shown: str) -> Iterator[Record]:
 def _until_broken(lines: "_Lines", delimiter: str) -> Iterator[Record]:
     for cells in csv.reader(lines, delimiter=delimiter, strict=True):
         if cells:
-            yield Record(lines.number, cells, _bytes_problem(cells))
+            yield Record(lines.number, cells, lines.problem)
         lines.taken.clear()
+        lines.problem = ""
 
 
 class _Lines:
@@ -54,6 +53,8 @@ class _Lines:
         self._file = file
         self._waiting: list[str] = []
         self.taken: list[str] = []
+        self.problem = ""
+        """A byte of the current record that is no UTF-8."""
         self.number = 0
 
     def __iter__(self) -> "_Lines":
@@ -63,22 +64,18 @@ class _Lines:
         line = self._waiting.pop() if self._waiting else next(self._file)
         self.taken.append(line)
         self.number += 1
+        if not line.isascii() and (found := _NOT_UTF8.search(line)):
+            self.problem = f"byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8"
         return line
 
     def give_back(self) -> int:
         """Give back all lines of the current record but its first; the number of that one."""
         rest = self.taken[1:]
         self.taken.clear()
+        self.problem = ""
         self._waiting += reversed(rest)
         self.number -= len(rest)
         return self.number
-
-
-def _bytes_problem(cells: list[str]) -> str:
-    for cell in cells:
-        if not cell.isascii() and (found := _NOT_UTF8.search(cell)):
-            return f"byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8"
-    return ""
 
 
 def _refuse_utf16(path: Path, shown: str) -> None:

@@ -6,9 +6,11 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modelyard.spec.errors import DataError
+from modelyard.store.files import lock
 
 _FETCHING = ".fetch-"
 
@@ -65,10 +67,11 @@ class Cache:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._make_room(size)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_FETCHING)
+        with self._alone():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_FETCHING)
+            fcntl.flock(handle, fcntl.LOCK_SH)
         temporary = Path(name)
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH)
             fetch(temporary)
             self._make_room(max(0, temporary.stat().st_size - size))
             descriptor = os.open(temporary, os.O_RDONLY)
@@ -76,11 +79,9 @@ class Cache:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            temporary.rename(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            _publish(temporary, path)
         finally:
+            temporary.unlink(missing_ok=True)
             os.close(handle)
 
     def _make_room(self, size: int) -> None:
@@ -89,13 +90,18 @@ class Cache:
             if self._known is not None and self._known + size <= self._limit:
                 self._known += size
                 return
-            files = sorted(self._files(), key=lambda file: file[0])
-            total = sum(length for _, length, _ in files)
-            for _, length, path in files:
-                leftover = path.name.startswith(_FETCHING)
-                if (total + size > self._limit or leftover) and _removed(path):
-                    total -= length
+            with self._alone():
+                files = sorted(self._files(), key=lambda file: file[0])
+                total = sum(length for _, length, _ in files)
+                for _, length, path in files:
+                    leftover = path.name.startswith(_FETCHING)
+                    if (total + size > self._limit or leftover) and _removed(path):
+                        total -= length
             self._known = total + size
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Among all threads and processes: a new file is locked before anyone looks for leftovers."""
+        return lock(self._folder / "lock")
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """Time of the last use, size and path of every file."""
@@ -103,6 +109,16 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 yield status.st_mtime, status.st_size, path
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give the file its name, unless another process was faster: a name in use never changes its file."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        temporary.rename(path)
 
 
 def _removed(path: Path) -> bool:
@@ -113,7 +129,8 @@ def _removed(path: Path) -> bool:
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if os.fstat(handle).st_nlink:  # else someone else removed it, and the name may be new again
+            path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:

@@ -16,7 +16,8 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   by the *global* batch size, gradients are summed over workers. With ``batch.other_targets`` the
   loss of a sample is ``weight * loss(targets) + (1 - weight) * loss(other_targets)``. Randomness (dropout) comes only
   from ``settings.seed``, so that a resumed run draws the same numbers.
-- ``evaluate`` gives the outputs for a batch without changing the state.
+- ``evaluate`` gives the outputs for a batch without changing the state. All workers call it equally
+  often: with sharded weights it is an exchange.
 - ``reduce`` adds a small NumPy array over all workers (statistics, flags); every worker calls it.
 - ``snapshot``/``restore`` give and take the training state as named arrays and plain numbers:
   nothing that would need pickle. A worker that holds only slices of some tensors gives these, and
@@ -27,9 +28,10 @@ Third parties prove theirs with ``modelyard.backends.contract``.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -43,12 +45,38 @@ from modelyard.tasks.base import Ops
 State = Any
 
 
+def _nothing() -> None:
+    """What is done before an exchange where nobody wants to know."""
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """How steps are computed: what changes their speed and memory, and their result by rounding only.
+
+    ``"auto"`` asks the backend to choose on this model and device; what it chose has no ``"auto"``.
+    A backend refuses what it lacks with a TrainingError that says what it has.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    compile: bool | Literal["auto"] = False
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory order of pictures and kernels; no matter to models without convolutions."""
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """``shard``: each worker keeps a slice of weights, gradients and optimizer state."""
+    micro_batch: int | None = None
+    """Most samples that one worker takes through the model at once; None: its whole share."""
+    samples: int = 32
+    """A worker's share of a batch, and with it the size that is measured."""
+    steps: int = 0
+    """Of the whole training: what costs more than it can save is not tried. 0: not known."""
+
+
 class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which optimizer; the learning rate comes with each step."""
+    """Which optimizer, and how its steps are computed; the learning rate comes with each step."""
 
     name: str
     weight_decay: float = 0.0
     momentum: float = 0.9
+    execution: Execution = Execution()
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +118,21 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """``weights/<name>`` and ``gradients/<name>``: a few thousand values of each, where asked for."""
 
 
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker needs; sizes in bytes."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept from the forward for the backward pass, of one micro-batch."""
+    step_seconds: float
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Where a slice that one worker holds lies in the whole tensor."""
 
@@ -115,6 +158,10 @@ class Backend(ABC):
 
     name: str
     ops: Ops
+    evaluation_batch: int = 256
+    """Most samples that ``evaluate`` should be given at once; a backend short of memory lowers it."""
+    before_exchange: Callable[[], None] = staticmethod(_nothing)
+    """Called by ``step`` when this worker's own part is done and it waits for the others."""
 
     @abstractmethod
     def join(self, world: World, *, device: str, threads: int) -> AbstractContextManager[str]:
@@ -158,6 +205,22 @@ class Backend(ABC):
         leaves this as it is.
         """
         return self.snapshot(state)
+
+    def execution(self, state: State) -> Execution:
+        """How steps are computed in the end; a backend that knows one way only leaves this as it is."""
+        return Execution()
+
+    def notes(self, state: State) -> tuple[str, ...]:
+        """What people should know of how ``begin`` took the model: choices, and what was left out."""
+        return ()
+
+    def describe_device(self) -> str:
+        """Its kind and memory, such that what fits into one fits into another of the same words."""
+        return ""
+
+    def estimate(self, state: State, batch: Batch) -> Estimate | None:
+        """Bytes and seconds of a step on ``batch``, by doing it; None: this backend does not measure."""
+        return None
 
     @abstractmethod
     def restore(self, state: State, snapshot: Snapshot) -> State:

@@ -342,9 +342,10 @@ def read_result(folder: Path, rank: int, moment: str) -> Snapshot:
 def _write(folder: Path, rank: int, moment: str, snapshot: Snapshot, **numbers: Any) -> None:
     place = folder / f"{moment}-{rank}"
     place.mkdir()
-    write_snapshot(
-        place, msgspec.structs.replace(snapshot, numbers={**snapshot.numbers, **numbers})
-    )
+    numbers = {**snapshot.numbers, **numbers}
+    if snapshot.parts:  # of sharded weights: where this worker's slices lie
+        numbers["parts"] = msgspec.to_builtins(snapshot.parts)
+    write_snapshot(place, msgspec.structs.replace(snapshot, numbers=numbers, parts={}))
 
 
 def _assert_equal(left: Snapshot, right: Snapshot) -> None:

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from modelyard.backends.pytorch_guests import take_in
 from modelyard.backends.pytorch_models import input_type
 from modelyard.spec.errors import ExportError, from_os_error
 from modelyard.spec.signature import Signature
@@ -32,7 +33,8 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
     Above 1.5 GB of weights these go to ``<path>.data`` beside it. Raises ExportError naming what
     cannot be expressed, StoreError where the file cannot be written.
     """
-    still = copy.deepcopy(model).cpu().eval()
+    still, _ = take_in(copy.deepcopy(model).cpu().eval())
+    still.eval()
     shape = (3, *(size or 1 for size in signature.inputs[0].shape[1:]))
     try:
         with _quiet():

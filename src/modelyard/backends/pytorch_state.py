@@ -8,39 +8,51 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import nn
 
-from modelyard.backends.base import Snapshot
+from modelyard.backends.base import Part, Snapshot
 from modelyard.spec.errors import ModelError
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def snapshot_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
-    """``model.<name>`` and ``optimizer.<parameter>.<quantity>``: copies, with the dtypes they have."""
+    """``model.<name>`` and ``optimizer.<parameter>.<quantity>``: copies, with the dtypes they have.
+
+    Of what is sharded, this worker's slices and where they lie.
+    """
     lent = view_state(model, optimizer, name)
     return replace(lent, tensors={key: array.copy() for key, array in lent.tensors.items()})
 
 
 def view_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
     """The same, sharing memory with tensors that lie on the CPU."""
-    tensors = {f"model.{key}": _array(key, value) for key, value in model.state_dict().items()}
+    found = {f"model.{key}": value for key, value in model.state_dict().items()}
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     for parameter, quantities in optimizer.state.items():
         for quantity, value in quantities.items():
             if value is not None:  # the momentum of an SGD without momentum
-                key = f"optimizer.{names[id(parameter)]}.{quantity}"
-                tensors[key] = _array(key, value)
-    return Snapshot(tensors=tensors, numbers={"optimizer": name})
+                found[f"optimizer.{names[id(parameter)]}.{quantity}"] = value
+    parts: dict[str, Part] = {}
+    for key, value in found.items():
+        if (part := part_of(value)) is not None:
+            parts[key] = part
+    return Snapshot(
+        tensors={key: _array(key, local(value)) for key, value in found.items()},
+        numbers={"optimizer": name},
+        parts=parts,
+    )
 
 
 def restore_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, name: str, snapshot: Snapshot
 ) -> None:
-    """Put ``snapshot`` into model and optimizer in place; weights alone leave the optimizer as it is.
+    """Put the whole tensors of ``snapshot`` into model and optimizer in place.
 
-    Raises ModelError naming what does not fit; nothing is changed then.
+    Weights alone leave the optimizer as it is. Raises ModelError naming what does not fit; nothing
+    is changed then.
     """
     weights = _part(snapshot.tensors, "model.")
-    _check_fit({key: tuple(v.shape) for key, v in model.state_dict().items()}, weights, "weights")
+    own = model.state_dict()
+    _check_fit({key: tuple(v.shape) for key, v in own.items()}, weights, "weights")
     kept = _part(snapshot.tensors, "optimizer.")
     states = _optimizer_states(model, optimizer, kept)
     taken = snapshot.numbers.get("optimizer", name)
@@ -49,11 +61,41 @@ def restore_state(
             f"the snapshot was made with the optimizer {taken!r}, this training uses {name!r}",
             "start a new run",
         )
-    model.load_state_dict({key: torch.from_numpy(np.array(v)) for key, v in weights.items()})
-    if kept:
-        optimizer.load_state_dict(
-            {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+    if any(part_of(value) for value in own.values()):
+        with torch.no_grad():
+            for key, value in own.items():
+                local(value).copy_(slice_of(torch.from_numpy(np.array(weights[key])), value))
+    else:
+        model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    for parameter, quantities in states.items():
+        optimizer.state[parameter] = quantities
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this worker holds of it. Only sharded tensors have that method; their class is slow to import."""
+    held: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return held
+
+
+def part_of(tensor: torch.Tensor) -> Part | None:
+    """Where this worker's slice lies; None for a tensor that it holds whole."""
+    mesh: Any = getattr(tensor, "device_mesh", None)
+    if mesh is None:
+        return None
+    shape = tuple(tensor.shape)
+    # Sharded along the first axis as torch.chunk cuts: equal slices, the last ones shorter or empty.
+    place, size = mesh.get_local_rank(), mesh.size()
+    start = min(-(-shape[0] // size) * place, shape[0])
+    return Part(offset=(start, *(0 for _ in shape[1:])), shape=shape)
+
+
+def slice_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This worker's part of a whole tensor, as ``like`` is cut."""
+    part = part_of(like)
+    if part is None:
+        return whole
+    length = local(like).shape[0]
+    return whole[part.offset[0] : part.offset[0] + length]
 
 
 def _array(name: str, value: torch.Tensor) -> NDArray[Any]:
@@ -73,12 +115,11 @@ def _part(tensors: Arrays, prefix: str) -> Arrays:
 
 def _optimizer_states(
     model: nn.Module, optimizer: torch.optim.Optimizer, kept: Arrays
-) -> dict[int, dict[str, torch.Tensor]]:
-    """torch's own form: position of the parameter in the optimizer -> quantity -> tensor."""
-    members = [p for group in optimizer.param_groups for p in group["params"]]
-    positions = {id(parameter): place for place, parameter in enumerate(members)}
-    named = {key: p for key, p in model.named_parameters() if id(p) in positions}
-    states: dict[int, dict[str, torch.Tensor]] = {}
+) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+    """Parameter -> quantity -> tensor, on its device and in its memory order, as fused kernels need them."""
+    members = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    named = {key: p for key, p in model.named_parameters() if id(p) in members}
+    states: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for key, value in kept.items():
         name, _, quantity = key.rpartition(".")
         if name not in named or value.shape not in ((), tuple(named[name].shape)):
@@ -86,9 +127,13 @@ def _optimizer_states(
                 f"the snapshot holds optimizer state for {name} of shape {value.shape}, which this model does not have",
                 "the model has changed since the checkpoint: start a new run",
             )
-        states.setdefault(positions[id(named[name])], {})[quantity] = torch.from_numpy(
-            np.array(value)
-        )
+        parameter, whole = named[name], torch.from_numpy(np.array(value))
+        if quantity == "step":
+            own = whole.to(local(parameter).device)
+        else:
+            own = torch.empty_like(parameter.detach())
+            local(own).copy_(slice_of(whole, parameter))
+        states.setdefault(parameter, {})[quantity] = own
     return states
 
 

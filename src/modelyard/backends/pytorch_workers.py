@@ -117,3 +117,15 @@ def _open_store(world: World) -> Store:
         f"{world.rendezvous!r} is no meeting place for {world.size} workers",
         "use file:///path/of/a/new/file or tcp://host:port",
     )
+
+
+def device_kind(device: torch.device) -> str:
+    """Kind and memory: ``NVIDIA H100 80GB HBM3, 79 GiB`` or ``cpu, 24 GiB``."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"{found.name}, {round(found.total_memory / 2**30)} GiB"
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system says
+        return device.type
+    return f"{device.type}, {round(memory / 2**30)} GiB"

@@ -6,6 +6,7 @@ YardError
 ├── DataError               the data cannot be read or does not fit the task
 ├── ModelError              the user's model cannot be built or does not fit the task
 ├── TrainingError           training ended without a result
+│   ├── OutOfMemory             a worker's device has not enough memory for its samples
 │   └── TrainingInterrupted     someone asked it to stop; it can go on later        exit code 130
 ├── ExportError             the model could not be exported, or parity failed
 ├── StoreError              the store cannot be read or written (full disk, permission, damage)
@@ -90,6 +91,15 @@ class ModelError(YardError):
 
 class TrainingError(YardError):
     """Training ended without a result."""
+
+
+class OutOfMemory(TrainingError):
+    """A worker's device has not enough memory; fewer samples at once may fit."""
+
+    def __init__(self, what: str, mend: str = "", device: str = "") -> None:
+        super().__init__(what, mend)
+        self.device = device
+        """Its kind and memory, in a backend's words: what did not fit here is remembered for it."""
 
 
 class TrainingInterrupted(TrainingError):

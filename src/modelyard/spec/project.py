@@ -188,6 +188,32 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU for each worker where there is one."
     )
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32",
+        description="Numbers that the forward and backward pass compute in; weights stay float32. "
+        "float16 scales its gradients. auto: measured on this model and device when training begins.",
+    )
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="Compile the model. auto: where that is measured to be faster, and the training "
+        "takes more than a minute.",
+    )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="Keep a pixel's channels side by side. auto: for convolutional models, measured "
+        "where precision or compile is auto.",
+    )
+    parallel: Literal["replicate", "shard"] = Field(
+        "replicate",
+        description="replicate: each worker holds the whole model. shard: each holds a slice of "
+        "weights, gradients and optimizer state, for models that do not fit otherwise.",
+    )
+    micro_batch: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="Most samples that a worker takes through the model at once; the gradients of "
+        "the pieces add up to those of the batch. auto: its whole share, and half of that each time "
+        "memory runs out, which is remembered for this device.",
+    )
     seed: int = Field(0, ge=0, description="Seed of initial weights, order of samples and dropout.")
     evaluate_every: PositiveFloat = Field(
         1, description="Epochs between two evaluations (and checkpoints)."

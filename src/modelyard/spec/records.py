@@ -132,6 +132,8 @@ class Run(Record, frozen=True, kw_only=True):
     inputs: dict[str, str] = {}
     """Named, flat inputs (``data``, ``code``, ``train.epochs``, …) whose digest is the id."""
     backend: str = ""
+    execution: dict[str, Any] = {}
+    """How steps were computed: ``precision``, ``compile``, ``channels_last``, ``parallel``, ``micro_batch``."""
     engine: str = ""
     world_size: int = 0
     workers: tuple[WorkerRecord, ...] = ()

@@ -23,6 +23,7 @@ from modelyard.spec.errors import (
 from modelyard.spec.plugins import load
 from modelyard.spec.records import (
     AnyEvent,
+    Noticed,
     Restarted,
     Run,
     RunFinished,
@@ -35,6 +36,8 @@ from modelyard.spec.work import Job, JobStatus, Resources
 from modelyard.store import Store
 from modelyard.store.events import EventLog, EventReader, now, read_events
 from modelyard.training import budget, checkpoints
+from modelyard.training.execution import recorded
+from modelyard.training.memory import fewer_at_once
 from modelyard.training.order import (
     EVENTS,
     RESULT,
@@ -95,7 +98,7 @@ class Attempts:
                 decision = self._one_attempt(poll_seconds)
                 if decision.action != "restart":
                     return self._end(decision)
-                self._restarts += 1
+                self._restarts += decision.budgeted
                 self._announce_restart(decision)
         except KeyboardInterrupt as error:
             # A second Ctrl-C, or one between two attempts: no time for a checkpoint.
@@ -127,7 +130,11 @@ class Attempts:
         if (step := _last_step(self._folder)) > self._reached:
             self._reached, self._restarts = step, 0
         most = self._order.section.max_restarts
-        return decide(status, self._restarts, most, interrupted, failures)
+        decision = decide(status, self._restarts, most, interrupted, failures)
+        decision, words = fewer_at_once(self._order, self._store, decision)
+        if words:
+            self._emit(Noticed(time=now(), attempt=self._attempt, message=words))
+        return decision
 
     def _submit(self) -> str:
         self._attempt = _next_attempt(self._folder)
@@ -235,6 +242,7 @@ class Attempts:
             state="complete",
             finished=timestamp(),
             backend=result.backend,
+            execution=recorded(self._folder),
             step=result.step,
             best=result.best,
             metrics=result.metrics,

@@ -8,19 +8,25 @@ from modelyard.data.dataset import Split
 from modelyard.spec.work import World
 from modelyard.tasks.base import Task
 
-LARGEST_BATCH = 256
-
 
 def evaluate(
     backend: Backend, state: State, task: Task, split: Split, world: World
 ) -> NDArray[np.float64]:
-    """Summed statistics of the whole split, the same on every worker. Every worker must call it."""
+    """Summed statistics of the whole split, the same on every worker. Every worker must call it.
+
+    All make the same number of calls, since one may be an exchange: of sharded weights. A worker
+    that has no sample left repeats one and does not count it.
+    """
     start, end = share(len(split), world.rank, world.size)
+    most = backend.evaluation_batch
     nothing = task.statistics(np.zeros((0, task.output_size), np.float32), split.targets[:0])
     total = np.zeros_like(nothing)
-    for first in range(start, end, LARGEST_BATCH):
-        inputs, targets = split.stored(np.arange(first, min(first + LARGEST_BATCH, end)))
-        total += task.statistics(backend.evaluate(state, inputs), targets)
+    for first in range(start, start + -(-len(split) // world.size), most):
+        positions = np.arange(first, min(first + most, end))
+        inputs, targets = split.stored(positions if len(positions) else np.zeros(1, np.int64))
+        outputs = backend.evaluate(state, inputs)
+        if len(positions):
+            total += task.statistics(outputs, targets)
     return backend.reduce(total)
 
 

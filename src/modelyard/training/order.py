@@ -35,6 +35,10 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     """What the run's record knows of earlier commands; the event log may know of more."""
     threads: int = 1
     """Threads that each worker may use."""
+    memory: dict[str, int] = {}
+    """Kind of device to the most samples at once, where this model ran out of memory before."""
+    memory_key: str = ""
+    """Under which the store remembers that."""
 
     @property
     def section(self) -> TrainSection:

@@ -30,6 +30,8 @@ class Failure(Record, frozen=True, kw_only=True):
     mend: str = ""
     extra: str = ""
     """Of a MissingExtraError."""
+    device: str = ""
+    """Of an OutOfMemory: the kind that was too small."""
     known: bool
     """True for a YardError: words for people; False for an exception that nobody expected."""
 
@@ -46,6 +48,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     failure: Failure | None = None
     """To be raised on ``give-up``, where a worker said why it failed."""
+    budgeted: bool = True
+    """False for a restart that is no repetition: ``max_restarts`` does not count it."""
     lost: tuple[WorkerStatus, ...] = ()
     """Workers that ended without a word of their own."""
 
@@ -66,7 +70,8 @@ def decide(
         return Decision(action="done")
     if interrupted:
         return Decision(action="interrupted", reason="interrupted")
-    first = min(failures, key=lambda failure: failure.time, default=None)
+    # A worker whose memory ran out may be slower to say so than those it left waiting.
+    first = min(failures, key=lambda f: (f.type != "OutOfMemory", f.time), default=None)
     lost = tuple(worker for worker in status.workers if _was_lost(worker, failures))
     if first is not None and (first.final or not lost):
         return Decision(action="give-up", reason=first.what, failure=first)

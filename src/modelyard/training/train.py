@@ -40,7 +40,7 @@ from modelyard.store import Store
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
-from modelyard.training import budget, checkpoints
+from modelyard.training import budget, checkpoints, memory
 from modelyard.training.attempts import Attempts
 from modelyard.training.claim import claim_run, wait_for_old_workers
 from modelyard.training.inputs import inputs_of as inputs_of
@@ -82,7 +82,9 @@ def train(
         wait_for_old_workers(folder)
         order = _order(project, dataset, folder)
         run = _begin(project, dataset, store, order, inputs)
-        order = replace(order, spent=run.spent)
+        key = memory.model_key(order, inputs["code"])
+        known = memory.recall(store.root, key)
+        order = replace(order, spent=run.spent, memory=known, memory_key=key)
         try:
             _set_aside_result(folder, project.train)
             write_atomic(folder / ORDER, order.to_json())

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.backends import open_backend, recognise
-from modelyard.backends.base import Backend, OptimizerSettings, State
+from modelyard.backends.base import Backend, Execution, OptimizerSettings, State
 from modelyard.backends.source import build_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
@@ -34,6 +34,7 @@ from modelyard.training import budget, checkpoints
 from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
 from modelyard.training.evaluation import evaluate
+from modelyard.training.execution import execution_for, keep_execution, read_execution
 from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
@@ -91,9 +92,10 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
             )
         )
         backend.seed(order.seed)
-        state = backend.begin(
-            build(), order.task, _optimizer(order), order.signature, order.dataset.input
-        )
+        optimizer = _optimizer(order, execution_for(order, backend, world))
+        state = backend.begin(build(), order.task, optimizer, order.signature, order.dataset.input)
+        if world.rank == 0:
+            _tell_execution(order, world, backend, state, log.append)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
@@ -103,11 +105,28 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
     return 0
 
 
-def _optimizer(order: WorkOrder) -> OptimizerSettings:
+def _optimizer(order: WorkOrder, execution: Execution) -> OptimizerSettings:
     chosen = order.section.optimizer
     return OptimizerSettings(
-        name=chosen.name, weight_decay=chosen.weight_decay, momentum=chosen.momentum
+        name=chosen.name,
+        weight_decay=chosen.weight_decay,
+        momentum=chosen.momentum,
+        execution=execution,
     )
+
+
+def _tell_execution(
+    order: WorkOrder,
+    world: World,
+    backend: Backend,
+    state: State,
+    emit: Callable[[AnyEvent], None],
+) -> None:
+    """Keep the choice for later attempts, and tell people once what they should know of it."""
+    known = read_execution(Path(order.folder)) is not None
+    keep_execution(Path(order.folder), backend, state)
+    for message in () if known else backend.notes(state):
+        emit(Noticed(time=now(), attempt=world.attempt, message=message))
 
 
 def _course(
@@ -277,6 +296,7 @@ def _tell(folder: Path, world: World, error: BaseException) -> None:
         what=error.what if isinstance(error, YardError) else f"{type(error).__name__}: {error}",
         mend=error.mend if isinstance(error, YardError) else "",
         extra=getattr(error, "extra", "") if known else "",
+        device=getattr(error, "device", "") if known else "",
         known=known,
     )
     place = attempt_folder(folder, world.attempt) / f"failure-{world.rank}.json"

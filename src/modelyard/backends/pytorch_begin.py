@@ -1,0 +1,167 @@
+"""From the user's model to a PyTorch training state: checked, laid out, made equal, wrapped, compiled."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from modelyard.backends.base import Execution, OptimizerSettings
+from modelyard.backends.pytorch_check import check_model
+from modelyard.backends.pytorch_guests import Guest, take_in
+from modelyard.backends.pytorch_models import input_type
+from modelyard.backends.pytorch_optimizer import make_optimizer
+from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
+from modelyard.backends.pytorch_precision import (
+    Precision,
+    check_precision,
+    order_weights,
+)
+from modelyard.backends.pytorch_tune import Reduce, Subject, compiled, settle, warm_up
+from modelyard.spec.errors import ModelError
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import ImageInput, NaturalInput, Signature
+from modelyard.spec.work import World
+from modelyard.tasks import open_task
+from modelyard.tasks.base import Task
+
+
+@dataclass(eq=False)
+class TorchState:
+    """What ``step`` changes in place: torch's own objects."""
+
+    model: nn.Module
+    """The user's own: its names are those of a checkpoint."""
+    call: nn.Module
+    """The model, or what a guest is called through."""
+    together: Alone
+    """How a step calls it and what the workers exchange."""
+    optimizer: torch.optim.Optimizer
+    settings: OptimizerSettings
+    execution: Execution
+    precision: Precision
+    task: Task
+    parameters: tuple[nn.Parameter, ...]
+    notes: tuple[str, ...]
+    finish: tuple[torch.Tensor, torch.Tensor] | None
+    """Scale and shift that make model form from pictures as they are stored."""
+    outline: nn.Module | None = None
+    """Of a sharded model: what its weights are gathered into for an export."""
+
+    @property
+    def own_loss(self) -> bool:
+        return isinstance(self.call, Guest) and self.call.own_loss is not None
+
+
+def begin_training(
+    model: object,
+    task: TaskSpec,
+    settings: OptimizerSettings,
+    signature: Signature,
+    spec: NaturalInput | None,
+    *,
+    world: World,
+    device: torch.device,
+    reduce: Reduce,
+) -> TorchState:
+    """Raises ModelError for a model that does not fit, TrainingError for an execution that cannot be."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model's function returned a {type(model).__qualname__}, not a torch.nn.Module",
+            "return the model itself",
+        )
+    opened, wanted = open_task(task), settings.execution
+    check_precision(wanted, device)
+    if world.size == 1:  # there is nobody to share slices with
+        wanted = replace(wanted, parallel="replicate")
+    model = model.to(device)
+    call, notes = take_in(model)
+    unused = check_model(model, call, opened.output_size, signature, device)
+    if world.size > 1:
+        make_equal(model)
+    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
+    subject = Subject(
+        model=model,
+        call=call,
+        shape=shape,
+        dtype=input_type(signature),
+        device=device,
+        reduce=reduce,
+    )
+    execution, measured = settle(wanted, subject)
+    if execution.parallel == "replicate":
+        order_weights(model, channels_last=execution.channels_last is True)
+    precision = Precision(execution.precision, device)
+    outline = _shard(model, call, execution, precision, device, world)
+    parameters = tuple(p for p in model.parameters() if p.requires_grad)
+    model.train()
+    state = TorchState(
+        model=model,
+        call=call,
+        together=_together(model, call, parameters, execution, unused, world, device),
+        optimizer=make_optimizer(parameters, settings),
+        settings=settings,
+        execution=execution,
+        precision=precision,
+        task=opened,
+        parameters=parameters,
+        notes=(*notes, *measured),
+        finish=_finish(spec, device),
+        outline=outline,
+    )
+    if execution.compile:
+        warm_up(state.together.runner, execution, subject)
+    return state
+
+
+def _shard(
+    model: nn.Module,
+    call: nn.Module,
+    execution: Execution,
+    precision: Precision,
+    device: torch.device,
+    world: World,
+) -> nn.Module | None:
+    if execution.parallel != "shard":
+        return None
+    from modelyard.backends.pytorch_shard import outline, shard_model  # slow to import
+
+    empty = outline(model)
+    methods = ["training_step"] if isinstance(call, Guest) and call.own_loss else []
+    shard_model(model, device, world.size, precision.dtype, methods)
+    return empty
+
+
+def _together(
+    model: nn.Module,
+    call: nn.Module,
+    parameters: tuple[nn.Parameter, ...],
+    execution: Execution,
+    unused: bool,
+    world: World,
+    device: torch.device,
+) -> Alone:
+    compile_it = execution.compile is True
+    runner: Any = compiled(call) if compile_it else call
+    if world.size == 1:
+        return Alone(runner)
+    if execution.parallel == "shard":
+        return Sharded(runner, model, size=world.size)
+    one_kind = len({parameter.dtype for parameter in parameters}) == 1
+    if device.type == "cpu" and one_kind:
+        return Gathered(runner, model, parameters)
+    return Beside(call, model, size=world.size, unused=unused, compiled=compile_it)
+
+
+def _finish(
+    spec: NaturalInput | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Scale and shift of each channel, (channels, 1, 1), where samples are pictures."""
+    if not isinstance(spec, ImageInput):
+        return None
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+        for values in (spec.scale, spec.shift)
+    )
+    return scale, shift

@@ -50,6 +50,8 @@ def test_three_runs_and_equal_metrics_without_a_star() -> None:
 def test_one_run_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="two runs"):
         compare([made("a", "0.1", 0.5)], BETTER)
+    with pytest.raises(UsageError, match="a is named twice"):
+        compare([made("a", "0.1", 0.5)] * 2, BETTER)
 
 
 def events(rate: float) -> list[AnyEvent]:

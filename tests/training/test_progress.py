@@ -96,9 +96,13 @@ def test_a_silence_is_told_at_least_once_an_interval() -> None:
     deadline = time.monotonic() + 10
     while stream.getvalue().count("no news") < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
+    progress(EVENTS[-1])
+    told = stream.getvalue().count("no news")
+    assert told >= 2 and "step 50/100: no news for" in stream.getvalue()
+    time.sleep(0.5)  # an export, a service: no training any more
+    assert stream.getvalue().count("no news") == told
     progress.close()
     text = stream.getvalue()
-    assert text.count("step 50/100: no news for") >= 2
     time.sleep(0.3)
     assert stream.getvalue() == text
 

@@ -43,6 +43,10 @@ def compare(runs: Sequence[Run], higher_is_better: Mapping[str, bool]) -> Compar
         raise UsageError(
             "a comparison needs two runs or more", "`yard runs compare A B`; `yard runs` lists them"
         )
+    if twice := [run.id for place, run in enumerate(runs) if run in runs[:place]]:
+        raise UsageError(
+            f"{twice[0]} is named twice", "write more of the ids; `yard runs` lists them"
+        )
     rows = [
         *_differing("input", [run.inputs for run in runs]),
         *_differing("versions", [run.versions for run in runs]),

@@ -63,6 +63,7 @@ class PlainProgress:
         self._interval = interval
         self._step, self._steps = 0, 0
         self._told = self._heard = time.monotonic()
+        self._running = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
@@ -72,7 +73,10 @@ class PlainProgress:
             self._heard = time.monotonic()
             if isinstance(event, RunStarted):
                 self._step, self._steps = event.step, event.steps
+                self._running = True
                 self._begin_watch()
+            if isinstance(event, RunFinished):
+                self._running = False  # what follows is no training, and tells of itself
             if isinstance(event, StepDone):
                 self._step = event.step
                 if self._heard - self._told >= self._interval:
@@ -96,7 +100,7 @@ class PlainProgress:
         while not self._closed.wait(self._interval / 4):
             with self._lock:
                 now = time.monotonic()
-                if now - self._told >= self._interval:
+                if self._running and now - self._told >= self._interval:
                     silent = duration(now - self._heard)
                     self._write(f"step {self._step}/{self._steps}: no news for {silent}")
 

@@ -195,6 +195,7 @@ def _input_closed() -> threading.Event:
 
 
 if __name__ == "__main__":
+    os.nice(10)  # whatever the workers want comes first
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     sys.exit(main(Path(sys.argv[1]), os.environ[VARIABLE]))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
 from modelyard.backends.source import build_model
@@ -25,6 +27,7 @@ from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
 from modelyard.training import budget
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
+from modelyard.training.execution import asked_for
 from modelyard.training.schedules import total_steps
 from modelyard.training.surroundings import available_cores
 from modelyard.way import open_target
@@ -207,6 +210,10 @@ def _measured(project: Project, dataset: Dataset) -> Measured:
         name=section.optimizer.name,
         weight_decay=section.optimizer.weight_decay,
         momentum=section.optimizer.momentum,
+        # One process cannot share its weights with others: a whole copy is measured.
+        execution=msgspec.structs.replace(
+            asked_for(section, section.workers, 0), parallel="replicate"
+        ),
     )
     split = open_split(dataset, "train")
     threads = max(1, available_cores() // section.workers)

@@ -16,7 +16,7 @@ from modelyard.training.budget import STEPS, TIME, Limits
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
 
 MEASURED = Measured(
-    step_seconds=0.01, evaluation_seconds=0.001, weights=1_000_000, optimizer=2_000_000,
+    step_seconds=0.01, evaluation_seconds=0.001, weights=1_000_000, gradients=1_000_000, optimizer=2_000_000,
     activations=5_000_000, process=300_000_000,
 )  # fmt: skip
 
@@ -63,6 +63,10 @@ def test_a_real_model_is_measured(place: Any) -> None:
     numbers = 64 * 4096 + 4096 + 4096 * 10 + 10
     assert found.weights == 4 * numbers
     assert 8 * numbers <= found.optimizer <= 8 * numbers + 100  # two moments, and step counters
+    assert found.gradients == found.weights
+    assert (
+        32 * 4096 * 4 <= found.activations < 20 * 32 * 4096 * 4
+    )  # of the half batch of two workers
     assert 0 < found.step_seconds < 5 and 0 < found.evaluation_seconds < 1
     assert found.process > np.prod((64, 4096)) * 4 and found.device is None
 

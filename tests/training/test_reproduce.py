@@ -125,3 +125,11 @@ def test_the_command_says_it_and_its_exit_code_too(place: Place) -> None:
     body = json.loads(done.stdout)
     assert done.returncode == 1 and not body["same"]
     assert body["largest_metric_difference"] == pytest.approx(0.25)
+
+
+def test_steps_are_computed_as_the_run_came_to_compute_them(place: Place) -> None:
+    run = trained(place, precision="auto", micro_batch=16)
+    assert run.execution["precision"] in ("float32", "bfloat16", "float16")
+    assert run.execution["micro_batch"] == 16
+    found = reproduce(run, place.store, place.root)
+    assert found.same, found

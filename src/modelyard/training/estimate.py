@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from modelyard.backends.base import Backend, Batch, State, StepSettings
+from modelyard.backends.base import Estimate as Parts
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.spec.records import Spent
@@ -34,9 +35,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_seconds: float
     """Of one sample."""
     weights: int
+    gradients: int
     optimizer: int
     activations: int
-    """What a step needs beside weights, gradients and optimizer."""
+    """Kept from the forward for the backward pass; or, of a backend that does not count, the rest."""
     process: int
     """The most that the whole process held: framework, data and all."""
     device: int | None = None
@@ -80,21 +82,34 @@ def measure(
         times.append(time.perf_counter() - began)
         spent += times[-1] if len(times) > 1 else 0.0
     peak, (device, _) = _peak(), backend.device_usage()
-    view = backend.view(state)
-    weights, optimizer = (
-        sum(array.nbytes for name, array in view.tensors.items() if name.startswith(prefix))
-        for prefix in ("model.", "optimizer.")
+    parts = backend.estimate(state, batch) or _parts(
+        backend, state, device if device is not None else peak - before
     )
-    del view
-    base = device if device is not None else peak - before
     return Measured(
         step_seconds=statistics.median(times[1:]),
         evaluation_seconds=_evaluation_seconds(backend, state, split),
-        weights=weights,
-        optimizer=optimizer,
-        activations=max(0, base - 2 * weights - optimizer),
+        weights=parts.parameters,
+        gradients=parts.gradients,
+        optimizer=parts.optimizer,
+        activations=parts.activations,
         process=peak,
         device=device,
+    )
+
+
+def _parts(backend: Backend, state: State, grown: int) -> Parts:
+    """For a backend that does not count: from what a checkpoint would hold, and what memory has grown."""
+    tensors = backend.view(state).tensors
+    weights, optimizer = (
+        sum(array.nbytes for name, array in tensors.items() if name.startswith(prefix))
+        for prefix in ("model.", "optimizer.")
+    )
+    return Parts(
+        parameters=weights,
+        gradients=weights,
+        optimizer=optimizer,
+        activations=max(0, grown - 2 * weights - optimizer),
+        step_seconds=0.0,
     )
 
 
@@ -127,8 +142,8 @@ def words(measured: Measured, found: Estimate, workers: int) -> str:
     """``about 3 min 20 s for 1,234 steps of 12 ms; 510 MB: …``."""
     each = " a worker" if workers > 1 else ""
     parts = (
-        f"weights {size(measured.weights)}, gradients {size(measured.weights)}, "
-        f"optimizer {size(measured.optimizer)}, activations and buffers {size(measured.activations)}"
+        f"weights {size(measured.weights)}, gradients {size(measured.gradients)}, "
+        f"optimizer {size(measured.optimizer)}, activations {size(measured.activations)}"
     )
     memory = f"{size(measured.process)} of memory{each}"
     if measured.device is not None:

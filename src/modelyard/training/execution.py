@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from modelyard.backends.base import Backend, Execution, State
+from modelyard.spec.project import TrainSection
 from modelyard.spec.records import Record
 from modelyard.spec.work import World
 from modelyard.store.files import write_atomic
@@ -41,7 +42,7 @@ def execution_for(order: WorkOrder, backend: Backend, world: World) -> Execution
     remembered = 0 if order.section.micro_batch != "auto" else order.memory.get(device, 0)
     mine = [float(kept), float(remembered)] if world.rank == 0 else [0.0, 0.0]
     kept_by_all, micro_batch = (int(number) for number in backend.reduce(np.array(mine)))
-    wanted = asked_for(order, world.size)
+    wanted = asked_for(order.section, world.size, order.steps)
     if kept_by_all and before is not None:
         return replace(before.execution, samples=wanted.samples, steps=wanted.steps)
     if micro_batch and micro_batch < wanted.samples:
@@ -49,9 +50,8 @@ def execution_for(order: WorkOrder, backend: Backend, world: World) -> Execution
     return wanted
 
 
-def asked_for(order: WorkOrder, workers: int) -> Execution:
+def asked_for(section: TrainSection, workers: int, steps: int) -> Execution:
     """As the project file says, with every ``"auto"`` still open."""
-    section = order.section
     return Execution(
         precision=section.precision,
         compile=section.compile,
@@ -59,7 +59,7 @@ def asked_for(order: WorkOrder, workers: int) -> Execution:
         parallel=section.parallel,
         micro_batch=None if section.micro_batch == "auto" else section.micro_batch,
         samples=-(-section.batch_size // workers),
-        steps=order.steps,
+        steps=steps,
     )
 
 

@@ -60,7 +60,9 @@ def fewer_at_once(order: WorkOrder, store: Store, decision: Decision) -> tuple[D
         return decision, ""
     folder = Path(order.folder)
     before = read_execution(folder)
-    execution = before.execution if before else asked_for(order, order.section.workers)
+    execution = (
+        before.execution if before else asked_for(order.section, order.section.workers, order.steps)
+    )
     now = min(execution.micro_batch or execution.samples, execution.samples)
     if now <= 1:
         return replace(decision, failure=_hopeless(failure)), ""

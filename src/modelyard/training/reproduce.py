@@ -146,14 +146,16 @@ def _weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _limited(project: Project, run: Run) -> Project:
-    """As far as the run went: a budget of steps where any budget ended it, and no other budget."""
+    """As far as the run went, in the way that it came to compute its steps, without other budgets."""
     limits = {
         "max_time": None,
         "max_cost": None,
         "price_per_worker_hour": None,
         "max_steps": run.step if run.reason and run.reason in ENDINGS else None,
     }
-    return project.model_copy(update={"train": project.train.model_copy(update=limits)})
+    chosen = {name: value for name, value in run.execution.items() if value is not None}
+    section = project.train.model_copy(update={**limits, **chosen})
+    return project.model_copy(update={"train": section})
 
 
 def _check_code(run: Run, root: Path, build: str) -> None:

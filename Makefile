@@ -54,7 +54,7 @@ bench: install  ## start-up time, and the training loop against a hand-written o
 	$(BIN)/python -m benchmarks.training_loop
 
 bench-peers: $(PEERS)/.installed  ## training and data against the peers (Lightning, Accelerate, Keras, Ray, …), in .venv-bench
-	$(PEERS)/bin/python -m benchmarks.training_loop
+	$(PEERS)/bin/python -m benchmarks.training
 
 $(PEERS)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

@@ -51,3 +51,28 @@ def test_a_benchmark_runs_from_its_command_line(
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert rows[contender]["median"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trainings_are_compared_with_what_is_installed(workers: int) -> None:
+    command = [sys.executable, "-m", "benchmarks.training", "--work", "mlp", "--rounds", "1"]
+    command += ["--steps", "2", "--warm-up", "2", "--workers", str(workers)]
+    command += ["--contenders", "by hand,bare step of our kind,Lightning,modelyard"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MODELYARD_BENCH_PYTHON": sys.executable},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("by hand", "bare step of our kind", "Lightning", "modelyard"):
+        assert f"\n{name} " in done.stdout
+    assert "ours: " in done.stdout and "of the best framework (Lightning)" in done.stdout
+
+
+def test_a_contender_that_does_not_exist_is_named() -> None:
+    command = [sys.executable, "-m", "benchmarks.training", "--contenders", "keras"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "no contender 'keras'" in done.stderr

@@ -1,0 +1,141 @@
+"""Keras as its documentation teaches it: a functional model, a ``tf.data`` pipeline, ``compile`` and ``fit`` with their defaults.
+
+The option is the backend: ``tensorflow``, ``jax`` or ``torch``. Two workers: MultiWorkerMirroredStrategy.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from benchmarks.training_work import (
+    CLASSES,
+    DECAY,
+    MEAN,
+    RATE,
+    STD,
+    Turn,
+    Work,
+    read_data,
+    read_turn,
+    report,
+)
+
+_TURN = read_turn()
+os.environ["KERAS_BACKEND"] = _TURN.options[0]  # before Keras is imported
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from keras import layers  # noqa: E402
+
+
+def model_of(work: Work) -> Any:
+    """The same layers as the PyTorch model, channels last."""
+    keras.utils.set_random_seed(0)
+    if work.name == "transformer":
+        return transformer(work)
+    if work.name == "mlp":
+        hidden = [layers.Dense(128, activation="relu"), layers.Dense(64, activation="relu")]
+        return keras.Sequential([keras.Input(work.shape), *hidden, layers.Dense(CLASSES)])
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+class Places(layers.Layer):
+    """Adds a learned vector to each place."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=shape[1:], initializer="random_normal")
+
+    def call(self, x: Any) -> Any:
+        return x + self.table
+
+
+def transformer(work: Work) -> Any:
+    inputs = keras.Input(work.shape)
+    x = Places()(layers.Dense(128)(inputs))
+    for _ in range(2):
+        y = layers.LayerNormalization(epsilon=1e-5)(x)
+        x = x + layers.MultiHeadAttention(4, 32)(y, y)
+        y = layers.LayerNormalization(epsilon=1e-5)(x)
+        x = x + layers.Dense(128)(layers.Dense(512, activation="gelu")(y))
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling1D()(x)))
+
+
+def data_of(turn: Turn) -> Any:
+    inputs, targets = read_data(turn.place, last=True)
+    mean, std = tf.constant(MEAN), tf.constant(STD)
+
+    def normalised(x: Any, y: Any) -> Any:
+        return (tf.cast(x, tf.float32) / 255 - mean) / std, y
+
+    data = tf.data.Dataset.from_tensor_slices((inputs, targets))
+    data = data.shuffle(len(targets)).batch(turn.work.batch, drop_remainder=True)
+    if turn.work.name == "cnn":
+        data = data.map(normalised, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.repeat().prefetch(tf.data.AUTOTUNE)
+
+
+class Clock(keras.callbacks.Callback):
+    """The first epoch is the warm-up."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seconds, self.loss = time.perf_counter() - self.began, float(logs["loss"])
+
+
+def train(turn: Turn) -> None:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if turn.workers > 1 else None
+    with strategy.scope() if strategy else nullcontext():
+        model = model_of(turn.work)
+        model.compile(
+            optimizer=keras.optimizers.AdamW(RATE, weight_decay=DECAY),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    clock = Clock()
+    model.fit(data_of(turn), epochs=2, steps_per_epoch=turn.steps, verbose=0, callbacks=[clock])
+    if (
+        "task" not in os.environ.get("TF_CONFIG", "")
+        or json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0
+    ):
+        report(turn, clock.seconds, clock.loss, jit=str(model.jit_compile))
+
+
+def start_workers(turn: Turn) -> None:
+    """One process for each worker, told of the others by TF_CONFIG."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(turn.workers)]
+    hosts = [f"127.0.0.1:{place.getsockname()[1]}" for place in sockets]
+    for place in sockets:
+        place.close()
+    workers = []
+    for index in range(turn.workers):
+        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config), "OMP_NUM_THREADS": "1"}
+        workers.append(
+            subprocess.Popen([sys.executable, "-m", __spec__.name, *sys.argv[1:]], env=environment)
+        )
+    codes = [worker.wait() for worker in workers]
+    sys.exit(max(map(abs, codes)))
+
+
+if __name__ == "__main__":
+    if _TURN.workers > 1 and "TF_CONFIG" not in os.environ:
+        start_workers(_TURN)
+    train(_TURN)

@@ -162,6 +162,7 @@ class PyTorch(Backend):
 
     def restore(self, state: TorchState, snapshot: Snapshot) -> TorchState:
         restore_state(state.model, state.optimizer, state.settings.name, snapshot)
+        state.update.forget()
         state.precision.restore(snapshot.numbers)
         return state
 
@@ -218,14 +219,14 @@ class PyTorch(Backend):
         elif settings.measure_norm:
             norm = gradient_norm(state.parameters)
         samples = sampled_values(state.model) if settings.sample_values else None
-        for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate
         if scaler is None:
-            state.optimizer.step()
+            state.update(settings.learning_rate)
         else:
+            for group in state.optimizer.param_groups:
+                group["lr"] = settings.learning_rate
             scaler.step(state.optimizer)
             scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss=loss, gradient_norm=norm, samples=samples)
 
     def _backward(

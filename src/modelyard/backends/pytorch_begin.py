@@ -11,7 +11,7 @@ from modelyard.backends.base import Execution, OptimizerSettings
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
 from modelyard.backends.pytorch_models import input_type
-from modelyard.backends.pytorch_optimizer import make_optimizer
+from modelyard.backends.pytorch_optimizer import Update, make_optimizer
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
 from modelyard.backends.pytorch_precision import (
     Precision,
@@ -38,6 +38,7 @@ class TorchState:
     together: Alone
     """How a step calls it and what the workers exchange."""
     optimizer: torch.optim.Optimizer
+    update: Update
     settings: OptimizerSettings
     execution: Execution
     precision: Precision
@@ -95,12 +96,14 @@ def begin_training(
     precision = Precision(execution.precision, device)
     outline = _shard(model, call, execution, precision, device, world)
     parameters = tuple(p for p in model.parameters() if p.requires_grad)
+    optimizer = make_optimizer(parameters, settings)
     model.train()
     state = TorchState(
         model=model,
         call=call,
         together=_together(model, call, parameters, execution, unused, world, device),
-        optimizer=make_optimizer(parameters, settings),
+        optimizer=optimizer,
+        update=Update(optimizer),
         settings=settings,
         execution=execution,
         precision=precision,

@@ -1,5 +1,8 @@
 """PyTorch's optimizers as the project file asks for them, each as one fused kernel."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -32,3 +35,77 @@ def make_optimizer(
     raise TrainingError(
         f"the pytorch backend has no optimizer {settings.name!r}", "use sgd, adam or adamw"
     )
+
+
+class Update:
+    """One step of the optimizer; of Adam and AdamW by calling the fused kernels themselves.
+
+    ``Optimizer.step`` looks through all its options and sorts all tensors anew each time, which takes
+    longer than the arithmetic of a small model. What it finds is the same in every step: it is
+    collected once, and the same kernels get the same tensors. Where anything is out of the ordinary
+    (the first step, a parameter without a gradient, sharded weights) ``Optimizer.step`` does it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._kernel = _KERNELS.get(type(optimizer))
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if any(hasattr(parameter, "to_local") for parameter in self._parameters):
+            self._kernel = None
+        self._groups: list[_Group] = []
+        self._steps: list[torch.Tensor] = []
+        """Of all parameters: how many steps each has had."""
+
+    def forget(self) -> None:
+        """The optimizer's state was replaced: look again."""
+        self._groups = []
+
+    def __call__(self, rate: float) -> None:
+        """Take the step, and drop the gradients."""
+        if self._groups and all(p.grad is not None for p in self._parameters):
+            with torch.no_grad():
+                torch._foreach_add_(self._steps, 1)
+                for group in self._groups:
+                    group.step(rate)
+        else:
+            for options in self._optimizer.param_groups:
+                options["lr"] = rate
+            self._optimizer.step()
+            self._collect()
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _collect(self) -> None:
+        state, kernel = self._optimizer.state, self._kernel
+        if kernel is not None and all("step" in state[p] for p in self._parameters):
+            self._groups = [
+                _Group(kernel, options, state) for options in self._optimizer.param_groups
+            ]
+            self._steps = [state[p]["step"] for p in self._parameters]
+
+
+class _Group:
+    """The tensors of one parameter group, as the kernel takes them."""
+
+    def __init__(self, kernel: Callable[..., None], options: dict[str, Any], state: Any) -> None:
+        self._parameters: list[nn.Parameter] = options["params"]
+        self._firsts = [state[p]["exp_avg"] for p in self._parameters]
+        self._seconds = [state[p]["exp_avg_sq"] for p in self._parameters]
+        self._steps = [state[p]["step"] for p in self._parameters]
+        self._kernel = kernel
+        beta1, beta2 = options["betas"]
+        self._options = {"beta1": beta1, "beta2": beta2, "eps": options["eps"]}
+        self._options |= {key: options[key] for key in ("weight_decay", "amsgrad", "maximize")}
+
+    def step(self, rate: float) -> None:
+        gradients = [p.grad for p in self._parameters]
+        held = (self._parameters, gradients, self._firsts, self._seconds)
+        self._kernel(*held, [], self._steps, lr=rate, **self._options)
+
+
+_KERNELS: dict[type, Callable[..., None]] = {
+    kind: getattr(torch, kernel)
+    for kind, kernel in ((torch.optim.Adam, "_fused_adam_"), (torch.optim.AdamW, "_fused_adamw_"))
+    if hasattr(torch, kernel)
+}
+"""Of another release of torch they may be gone; then ``Optimizer.step`` does every step."""

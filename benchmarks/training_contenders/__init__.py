@@ -4,10 +4,6 @@ import subprocess
 from dataclasses import dataclass
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-ACCELERATE = (
-    *("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes"),
-)
 
 
 @dataclass(frozen=True)
@@ -20,8 +16,6 @@ class Entry:
     options: str = ""
     launcher: tuple[str, ...] = ()
     """Starts several workers; the number follows. Empty: the contender starts them itself."""
-    always: bool = False
-    """The launcher also starts a single worker."""
     most: int = 2
     """Workers that it can have."""
     group: str = "framework"
@@ -40,9 +34,7 @@ class Entry:
     def arguments(self, workers: int) -> list[str]:
         """What follows the interpreter."""
         module = f"benchmarks.training_contenders.{self.module}"
-        start = (
-            [*self.launcher, str(workers)] if self.launcher and (workers > 1 or self.always) else []
-        )
+        start = [*self.launcher, str(workers)] if self.launcher and workers > 1 else []
         return [*start, "-m", module, "--options", self.options, "--workers", str(workers)]
 
 
@@ -58,9 +50,9 @@ TABLE = {
         "bare_step", "torch", "channels-last,fused,bytes", TORCHRUN, group="", kept_memory=True
     ),
     "Lightning": Entry("lightning_fit", "lightning"),
-    "Accelerate": Entry("accelerate_loop", "accelerate", "", ACCELERATE, always=True),
+    "Accelerate": Entry("accelerate_loop", "accelerate", launcher=TORCHRUN),
     "Ray Train": Entry("ray_train", "ray"),
-    "Keras (TensorFlow)": Entry("keras_fit", "keras", "tensorflow"),
+    "Keras (TensorFlow)": Entry("keras_fit", "keras", "tensorflow", most=1),
     "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1),
     "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1),
     "tf.function": Entry("tensorflow_loop", "tensorflow", most=1),

@@ -1,4 +1,6 @@
-"""Hugging Face Accelerate as its documentation teaches it: ``prepare`` and ``backward``, started by ``accelerate launch``."""
+"""Hugging Face Accelerate as its documentation teaches it: ``prepare`` and ``backward``, started by ``torchrun``.
+
+``accelerate launch --cpu --num_processes 2`` of 1.15 starts a single process here, which does half the work."""
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +13,8 @@ from benchmarks.training_work import DECAY, RATE, Turn, Watch, build, read_turn,
 
 def train(turn: Turn) -> None:
     accelerator = Accelerator(cpu=True)
+    if accelerator.num_processes != turn.workers:
+        raise SystemExit(f"{accelerator.num_processes} processes, not {turn.workers}")
     model = build(turn.work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     loader = DataLoader(Samples(turn), batch_size=turn.share, shuffle=True, drop_last=True)

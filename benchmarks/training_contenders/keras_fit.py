@@ -1,6 +1,7 @@
 """Keras as its documentation teaches it: a functional model, a ``tf.data`` pipeline, ``compile`` and ``fit`` with their defaults.
 
-The option is the backend: ``tensorflow``, ``jax`` or ``torch``. Two workers: MultiWorkerMirroredStrategy.
+The option is the backend: ``tensorflow``, ``jax`` or ``torch``. One process: with two, ``fit``
+of Keras 3.15 under TensorFlow 2.21's MultiWorkerMirroredStrategy ends in "unsupported type PerReplica".
 """
 
 import json

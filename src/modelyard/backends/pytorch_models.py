@@ -28,7 +28,9 @@ def cnn_small(
     depth, height, width = input_shape
     layers: list[nn.Module] = []
     for features in channels:
-        layers += [nn.Conv2d(depth, features, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        # The largest of four and then ReLU: bit by bit what ReLU and then the largest gives, forwards and
+        # backwards, with a quarter of the numbers to go through.
+        layers += [nn.Conv2d(depth, features, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         depth, height, width = features, height // 2, width // 2
     if max(height, width) > 8:
         height, width = min(height, 8), min(width, 8)

@@ -92,11 +92,13 @@ def publish_folder(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.rename(path)
     elif _swap(temporary, path):
+        sync_folder(path.parent)  # else a power cut could leave the old name and empty its folder
         shutil.rmtree(temporary, ignore_errors=True)
     else:
         old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
         path.rename(old / path.name)
         temporary.rename(path)
+        sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     sync_folder(path.parent)
 

@@ -94,6 +94,11 @@ class Writer:
         if error is not None:
             raise error
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Until this worker's part of all that was saved is on disk; for worker 0, all of it."""
         if self._thread is not None:

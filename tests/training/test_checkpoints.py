@@ -224,3 +224,12 @@ def test_a_writer_killed_at_any_instant_leaves_only_whole_checkpoints(tmp_path: 
         checkpoints.sweep(tmp_path)
         reached = newest.step if newest else 0
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_the_newest_step_is_known_without_reading_the_state(tmp_path: Path) -> None:
+    assert checkpoints.newest_step(tmp_path) == 0
+    save(tmp_path, 3)
+    save(tmp_path, 12)
+    (checkpoints.folder_of(tmp_path, 12) / "model.safetensors").unlink()
+    (tmp_path / "checkpoints" / "step-00000020").mkdir()
+    assert checkpoints.newest_step(tmp_path) == 12

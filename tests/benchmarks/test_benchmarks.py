@@ -35,7 +35,11 @@ def test_contenders_take_turns_and_ratios_are_of_the_same_round() -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments", "contender"),
-    [("start_up", [], "yard --help"), ("training_loop", ["--steps", "2"], "modelyard")],
+    [
+        ("start_up", [], "yard --help"),
+        ("training_loop", ["--steps", "2"], "modelyard"),
+        ("feed", ["--steps", "2"], "ahead"),
+    ],
 )
 def test_a_benchmark_runs_from_its_command_line(
     name: str, arguments: list[str], contender: str

@@ -143,6 +143,7 @@ class PyTorch(Backend):
         if self._world.size == 1:
             return total
         tensor = torch.from_numpy(total).to(self._device)
+        self.before_exchange()
         try:
             torch.distributed.all_reduce(tensor)
         except RuntimeError as error:

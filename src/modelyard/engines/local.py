@@ -255,7 +255,7 @@ def _running(entry: _Entry) -> bool:
 def _status(entry: _Entry, seen: Condition) -> WorkerStatus:
     """A worker that is gone without a known exit code has failed: who started it is gone as well."""
     if entry.exit_code is None and seen.state == "running":
-        return WorkerStatus(rank=entry.rank, pid=entry.pid, state="running")
+        return WorkerStatus(rank=entry.rank, pid=entry.pid, state="running", paused=seen.paused)
     code = seen.exit_code if entry.exit_code is None else entry.exit_code
     return WorkerStatus(
         rank=entry.rank,

@@ -20,6 +20,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """``ended``: its parent has not collected it yet, so its pid and its group are still its own."""
     exit_code: int | None = None
     """As in ``subprocess``; known only while ``ended``."""
+    paused: bool = False
+    """``running``, but stopped by SIGSTOP or the like until SIGCONT."""
 
 
 def identity(pid: int) -> str:
@@ -35,13 +37,13 @@ def condition(pid: int, known: str) -> Condition:
     if not known or identity(pid) != known:
         return Condition(state="gone")
     if not LINUX:
-        ended = _ask_ps(pid, "stat").startswith("Z")
-        return Condition(state="ended" if ended else "running")
+        letter = _ask_ps(pid, "stat")[:1]
+        return Condition(state="ended" if letter == "Z" else "running", paused=letter == "T")
     fields = _stat(pid)
     if not fields:
         return Condition(state="gone")
     if fields[0] not in ("Z", "X"):
-        return Condition(state="running")
+        return Condition(state="running", paused=fields[0] == "T")
     return Condition(state="ended", exit_code=os.waitstatus_to_exitcode(int(fields[49])))
 
 

@@ -228,7 +228,13 @@ class TrainSection(Section):
         1, description="How many of the best checkpoints, by train.metric, are kept."
     )
     max_restarts: int = Field(
-        3, ge=0, description="How often lost workers are replaced before training gives up."
+        3,
+        ge=0,
+        description="How often lost workers are replaced before training gives up; a new checkpoint counts anew.",
+    )
+    hang_seconds: PositiveFloat = Field(
+        60,
+        description="A worker that keeps the others waiting for so long is named, with what it is doing, and replaced.",
     )
     profile: bool = Field(
         False,

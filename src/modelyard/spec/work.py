@@ -47,6 +47,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["running", "succeeded", "failed"]
     exit_code: int | None = None
     """As in ``subprocess``: negative for a signal (-9 is SIGKILL)."""
+    paused: bool = False
+    """Running, but stopped by a signal, where the engine can tell."""
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):

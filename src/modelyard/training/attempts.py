@@ -37,6 +37,7 @@ from modelyard.store import Store
 from modelyard.store.events import EventLog, EventReader, now, read_events
 from modelyard.training import budget, checkpoints
 from modelyard.training.execution import recorded
+from modelyard.training.hangs import Hang, HangWatch
 from modelyard.training.memory import fewer_at_once
 from modelyard.training.order import (
     EVENTS,
@@ -89,6 +90,7 @@ class Attempts:
         self._restarts = 0
         """Since the last new checkpoint: progress gives the whole budget back."""
         self._noticed = 0.0
+        self._hang: Hang | None = None
         self._reached = _last_step(self._folder)
 
     def run_to_end(self, poll_seconds: float) -> Run:
@@ -112,7 +114,7 @@ class Attempts:
         """Submit, watch until the workers have ended, and decide."""
         if _result(self._folder) is not None:  # only the record is missing
             return Decision(action="done")
-        interrupted, self._handle = False, None
+        interrupted, self._handle, self._hang = False, None, None
         try:
             self._handle = self._submit()
             status = self._watch(poll_seconds)
@@ -125,12 +127,13 @@ class Attempts:
             raise
         failures = self._failures()
         if not interrupted:
-            self._cancel(grace=min(1.0, settle_seconds(status)))
+            grace = 0.0 if self._hang else min(1.0, settle_seconds(status))
+            self._cancel(grace)
         self._pass_on()
         if (step := _last_step(self._folder)) > self._reached:
             self._reached, self._restarts = step, 0
         most = self._order.section.max_restarts
-        decision = decide(status, self._restarts, most, interrupted, failures)
+        decision = decide(status, self._restarts, most, interrupted, failures, self._hang)
         decision, words = fewer_at_once(self._order, self._store, decision)
         if words:
             self._emit(Noticed(time=now(), attempt=self._attempt, message=words))
@@ -150,8 +153,13 @@ class Attempts:
         return self._engine.submit(self._engine.plan(job))
 
     def _watch(self, poll_seconds: float) -> JobStatus:
-        """Pass events on until all workers have ended, or one has failed and the others had time to."""
-        failed_since: float | None = None
+        """Pass events on until all workers have ended, one hangs, or one has failed and the others had time to."""
+        section, failed_since = self._order.section, None
+        hangs = HangWatch(
+            attempt_folder(self._folder, self._attempt),
+            section.hang_seconds,
+            slow_start=getattr(section, "compile", "off") not in ("off", False),
+        )
         while True:
             status = self._engine.poll(self._handle or "")
             self._pass_on()
@@ -162,6 +170,9 @@ class Attempts:
                     failed_since, self._noticed = time.monotonic(), now()
                 if time.monotonic() - failed_since >= settle_seconds(status):
                     return status
+            elif hang := hangs.look(status):
+                self._hang, self._noticed = hang, now()
+                return status
             self._engine.wait(self._handle or "", poll_seconds)
 
     def _cancel(self, grace: float) -> JobStatus:

@@ -1,5 +1,7 @@
 """Evaluating a split: each worker takes its contiguous share, the statistics are added up."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +11,18 @@ from modelyard.spec.work import World
 from modelyard.tasks.base import Task
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 def evaluate(
-    backend: Backend, state: State, task: Task, split: Split, world: World
+    backend: Backend,
+    state: State,
+    task: Task,
+    split: Split,
+    world: World,
+    *,
+    before_batch: Callable[[], None] = _nothing,
 ) -> NDArray[np.float64]:
     """Summed statistics of the whole split, the same on every worker. Every worker must call it.
 
@@ -22,6 +34,7 @@ def evaluate(
     nothing = task.statistics(np.zeros((0, task.output_size), np.float32), split.targets[:0])
     total = np.zeros_like(nothing)
     for first in range(start, start + -(-len(split) // world.size), most):
+        before_batch()
         positions = np.arange(first, min(first + most, end))
         inputs, targets = split.stored(positions if len(positions) else np.zeros(1, np.int64))
         outputs = backend.evaluate(state, inputs)

@@ -20,6 +20,7 @@ _NO_INPUT = {
     "checkpoint_seconds",
     "max_restarts",
     "profile",
+    "hang_seconds",
     "max_time",
     "max_steps",
     "max_cost",

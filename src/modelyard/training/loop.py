@@ -24,6 +24,7 @@ Where each thing happens::
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ from modelyard.training.checkpoints import Progress, ranked
 from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
 from modelyard.training.gauge import Gauge
+from modelyard.training.heartbeat import CHECKPOINT, COMPUTE, DATA, EVALUATE, Heart, NoHeart
 from modelyard.training.histograms import Sampler
 from modelyard.training.meeting import Meetings, Window
 from modelyard.training.saving import Saved, Writer
@@ -72,6 +74,7 @@ class Course:
     purse: Purse = field(default_factory=Purse)
     sampler: Sampler | None = None
     """Worker 0's."""
+    heart: Heart = field(default_factory=NoHeart)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -100,6 +103,7 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
         size=course.world.size,
         augment=course.section.augment,
     )
+    course.heart.begin(progress.step)
     with (
         Writer(
             course.folder, course.world, keep=course.section.keep, saved=_told(course)
@@ -116,6 +120,7 @@ def _run(course: Course, state: State, progress: Progress, writer: Writer, feed:
     tracer = Tracer(course.backend, course.folder, course.world, wanted=course.section.profile)
     ended = _spent_before(course, progress)
     while progress.step < course.steps and not progress.stopped and not ended:
+        course.heart.arm()
         meeting = _next_meeting(course, progress.step, meetings.interval)
         meeting = tracer.limited(progress.step, meeting)
         evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
@@ -140,6 +145,7 @@ def _run(course: Course, state: State, progress: Progress, writer: Writer, feed:
         ended = window.ended if unfinished else ""
         if evaluated or window.checkpoint or window.stop or ended:
             epoch = course.cursor.epoch(progress.step)
+            course.heart.again(CHECKPOINT)
             clock.saved(writer.save(course.backend.view(state), progress, epoch=epoch))
         if window.stop and unfinished:
             return Ending(state, progress, "interrupted")
@@ -192,9 +198,11 @@ def _run_steps(
 ) -> State:
     """Steps ``start`` to ``end - 1`` and nothing else: this is where the time goes."""
     world, section, batch_size = course.world, course.section, course.cursor.batch_size
-    step_on, take = course.backend.step, feed.take
+    step_on, take, mark = course.backend.step, feed.take, course.heart.mark
     for step in range(start, end):
+        mark(DATA, step)
         made = take(step)
+        mark(COMPUTE, step)
         state, result = step_on(
             state,
             Batch(
@@ -256,7 +264,14 @@ def _report(course: Course, clock: Clock, window: Window, progress: Progress) ->
 
 def _judge(course: Course, state: State, progress: Progress) -> Progress:
     """Evaluate, and compare with the best so far. Every worker comes to the same judgement."""
-    statistics = evaluate(course.backend, state, course.task, course.validation, course.world)
+    statistics = evaluate(
+        course.backend,
+        state,
+        course.task,
+        course.validation,
+        course.world,
+        before_batch=partial(course.heart.again, EVALUATE),
+    )
     if not np.isfinite(statistics).all():
         raise _not_finite(course, progress.step - 1)
     metrics = course.task.metrics(statistics)

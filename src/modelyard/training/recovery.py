@@ -10,6 +10,7 @@ from modelyard.spec import errors
 from modelyard.spec.errors import MissingExtraError, ProjectError, UsageError, YardError
 from modelyard.spec.records import Record
 from modelyard.spec.work import JobStatus, WorkerStatus
+from modelyard.training.hangs import Hang
 
 INTERRUPTED_EXIT = 75
 """Exit code of a worker that was asked to stop and did so after a checkpoint (EX_TEMPFAIL)."""
@@ -60,16 +61,22 @@ def decide(
     max_restarts: int,
     interrupted: bool,
     failures: Sequence[Failure] = (),
+    hang: Hang | None = None,
 ) -> Decision:
     """Decide from a status that is no longer ``running``.
 
     A worker that was killed, or asked to stop by someone else, is replaced (all start again from
-    the last checkpoint). A worker that raised is not: it would raise again.
+    the last checkpoint). A worker that raised is not: it would raise again. One that hung is.
     """
     if status.state == "succeeded":
         return Decision(action="done")
     if interrupted:
         return Decision(action="interrupted", reason="interrupted")
+    if hang is not None:
+        hung = tuple(worker for worker in status.workers if worker.rank in hang.ranks)
+        if restarts < max_restarts:
+            return Decision(action="restart", reason=hang.reason, lost=hung)
+        return Decision(action="give-up", reason=hang.reason + _after(restarts), lost=hung)
     # A worker whose memory ran out may be slower to say so than those it left waiting.
     first = min(failures, key=lambda f: (f.type != "OutOfMemory", f.time), default=None)
     lost = tuple(worker for worker in status.workers if _was_lost(worker, failures))
@@ -78,9 +85,11 @@ def decide(
     reason = "; ".join(f"worker {worker.rank} {_ending(worker)}" for worker in lost)
     if restarts < max_restarts and any(_may_return(worker) for worker in lost):
         return Decision(action="restart", reason=reason, lost=lost)
-    if restarts:
-        reason += f" (after {restarts} restart{'s' if restarts != 1 else ''})"
-    return Decision(action="give-up", reason=reason, lost=lost)
+    return Decision(action="give-up", reason=reason + _after(restarts), lost=lost)
+
+
+def _after(restarts: int) -> str:
+    return f" (after {restarts} restart{'s' if restarts != 1 else ''})" if restarts else ""
 
 
 def settle_seconds(status: JobStatus) -> float:

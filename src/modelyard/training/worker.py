@@ -15,6 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
 from modelyard.training.evaluation import evaluate
 from modelyard.training.execution import execution_for, keep_execution, read_execution
+from modelyard.training.heartbeat import EVALUATE, FINISH, START, Heart
 from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
@@ -72,9 +75,16 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
     def build() -> object:
         return build_model(Path(order.root), order.build, order.args, order.signature, order.task)
 
-    # Where no backend is named, the model itself tells which one it is for.
-    backend = open_backend(order.backend or recognise(build()))
     with contextlib.ExitStack() as stack:
+        heart = Heart(
+            attempt_folder(Path(order.folder), world.attempt),
+            world.rank,
+            order.section.hang_seconds,
+        )
+        stack.callback(heart.close)
+        # Where no backend is named, the model itself tells which one it is for.
+        backend = open_backend(order.backend or recognise(build()))
+        backend.before_exchange = heart.exchange
         device = stack.enter_context(
             backend.join(world, device=order.section.device, threads=order.threads)
         )
@@ -97,6 +107,7 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         if world.rank == 0:
             _tell_execution(order, world, backend, state, log.append)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
+        course = replace(course, heart=heart)
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
         if ending.reason == "interrupted":
@@ -221,7 +232,9 @@ def _is_whole(folder: Path, step: int) -> bool:
 def _from_first(course: Course, number: int) -> int:
     """Worker 0's number, on every worker; it is also a place where all wait for all."""
     mine = number if course.world.rank == 0 else 0
-    return round(float(course.backend.reduce(np.array([mine], np.float64))[0]))
+    agreed = round(float(course.backend.reduce(np.array([mine], np.float64))[0]))
+    course.heart.again(START)
+    return agreed
 
 
 def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
@@ -229,6 +242,7 @@ def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
     if course.world.rank == 0 and ending.reason in budget.ENDINGS:
         checkpoints.name_best(course.folder, ending.progress)
     _from_first(course, 0)  # worker 0 may still be writing the last checkpoint
+    course.heart.again(FINISH)
     best = _best(course.folder)
     snapshot, _ = checkpoints.load(best)
     state = course.backend.restore(ending.state, snapshot)
@@ -237,7 +251,14 @@ def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
     for name in ("validation", "test"):
         split = open_split(order.dataset, name)
         if len(split):
-            statistics = evaluate(course.backend, state, course.task, split, course.world)
+            statistics = evaluate(
+                course.backend,
+                state,
+                course.task,
+                split,
+                course.world,
+                before_batch=partial(course.heart.again, EVALUATE),
+            )
             measured = course.task.metrics(statistics)
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
             confusion = course.task.confusion(statistics) if name == "test" else confusion

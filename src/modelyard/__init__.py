@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from modelyard.flow import train as train
     from modelyard.flow import tune as tune
     from modelyard.flow import up as up
+    from modelyard.flow import verify_resume as verify_resume
     from modelyard.inquiry import predict as predict
     from modelyard.preflight import check as check
     from modelyard.spec.errors import YardError as YardError
@@ -34,6 +35,7 @@ _VERBS = {
     "train": "modelyard.flow",
     "tune": "modelyard.flow",
     "up": "modelyard.flow",
+    "verify_resume": "modelyard.flow",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "train",
     "tune",
     "up",
+    "verify_resume",
 ]
 
 

@@ -22,7 +22,7 @@ from modelyard.spec.errors import Mistake, ProjectError, nearest
 from modelyard.spec.plugins import table
 from modelyard.spec.project import Project
 from modelyard.spec.read import field_names, read_project
-from modelyard.spec.records import AnyEvent, Bundle, Dataset, Deployment, ModelVersion, Run
+from modelyard.spec.records import AnyEvent, Bundle, Dataset, Deployment, ModelVersion, Proof, Run
 from modelyard.store import Store, open_store, registry
 from modelyard.store.events import read_events
 from modelyard.tasks import names as task_names
@@ -96,6 +96,22 @@ def train(
     return train_model(
         opened, prepare_data(opened, store, on_progress=say), store, observers=observers
     )
+
+
+def verify_resume(
+    project: ProjectLike = "yard.toml",
+    *,
+    steps: int = 20,
+    observers: Sequence[Observer] = (),
+    say: Say = _quiet,
+    **fields: Any,
+) -> Proof:
+    """Train a few steps unbroken, and again with a SIGKILL and a resume, and compare; kept on the run."""
+    from modelyard.training.proof import verify_resume as verify
+
+    opened, store = open_project(project, fields)
+    dataset = prepare_data(opened, store, on_progress=say)
+    return verify(opened, dataset, store, steps=steps, observers=observers)
 
 
 def tune(

@@ -182,7 +182,7 @@ def _estimate(project: Project, dataset: Dataset) -> Check:
         evaluations=max(1, round(section.epochs / section.evaluate_every)),
         validation=dataset.splits["validation"],
         test=dataset.splits["test"],
-        workers=section.workers,
+        workers=section.most_workers,
         limits=budget.limits_of(section),
     )
     free = available_bytes()
@@ -190,7 +190,7 @@ def _estimate(project: Project, dataset: Dataset) -> Check:
     return Check(
         name="estimate",
         state="warning" if scarce else "ok",
-        message=words(measured, found, section.workers),
+        message=words(measured, found, section.most_workers),
         mend=f"only {(free or 0) / 1e9:.1f} GB are free here: use fewer train.workers or a smaller "
         "train.batch_size"
         if scarce
@@ -212,18 +212,18 @@ def _measured(project: Project, dataset: Dataset) -> Measured:
         momentum=section.optimizer.momentum,
         # One process cannot share its weights with others: a whole copy is measured.
         execution=msgspec.structs.replace(
-            asked_for(section, section.workers, 0), parallel="replicate"
+            asked_for(section, section.most_workers, 0), parallel="replicate"
         ),
     )
     split = open_split(dataset, "train")
-    threads = max(1, available_cores() // section.workers)
+    threads = max(1, available_cores() // section.most_workers)
     with backend.join(World(rank=0, size=1, rendezvous=""), device=section.device, threads=threads):
         return measure(
             backend,
             lambda: backend.begin(build(), dataset.task, optimizer, signature, dataset.input),
             split,
             Cursor(len(split), section.batch_size, section.seed),
-            workers=section.workers,
+            workers=section.most_workers,
             rate=section.optimizer.lr,
             clip_norm=section.clip_norm,
         )

@@ -5,6 +5,7 @@ COMMANDS = {
     "check": "preflight: the project file, the data, one real step, one real export",
     "up": "the whole way: data → training → bundle → registry → service",
     "train": "prepare the data and train",
+    "verify-resume": "prove that a killed training goes on exactly: kill, resume, compare",
     "tune": "search for better settings; every trial is a resumable run",
     "predict": "ask the model: an image, a row, a table, a folder",
     "status": "how far the project is, and what is running",

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from modelyard.cli import COMMANDS
@@ -43,7 +44,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if only in (name, "*"):
-            import_module(f"modelyard.cli.{name}").arguments(command)
+            _module(name).arguments(command)
             command.add_argument("--json", action="store_true", help="print JSON for scripts")
     return parser
 
@@ -66,11 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(parsed)
 
 
+def _module(command: str) -> ModuleType:
+    return import_module(f"modelyard.cli.{command.replace('-', '_')}")
+
+
 def _run(parsed: argparse.Namespace) -> int:
     from modelyard.spec.errors import YardError, from_os_error
 
     try:
-        code: int = import_module(f"modelyard.cli.{parsed.command}").run(parsed)
+        code: int = _module(parsed.command).run(parsed)
         sys.stdout.flush()
     except YardError as error:
         return _tell(error, parsed)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from modelyard.spec.duration import Duration
+from modelyard.spec.worker_count import WorkerCount, limits
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -183,7 +184,10 @@ class TrainSection(Section):
         "loss",
         description='Validation metric that chooses the best checkpoint: "loss", "accuracy", …',
     )
-    workers: PositiveInt = Field(1, description="Processes that train together.")
+    workers: WorkerCount = Field(
+        1,
+        description='Processes that train together: a number, or "1:4" for as many of these as there is room for.',
+    )
     engine: str = Field("local", description="Where the workers run.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU for each worker where there is one."
@@ -259,6 +263,14 @@ class TrainSection(Section):
         allow_inf_nan=False,
         description="What an hour of one worker costs; with it a run says what it has cost.",
     )
+
+    @property
+    def fewest_workers(self) -> int:
+        return limits(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        return limits(self.workers)[1]
 
 
 class SearchSpace(Section):

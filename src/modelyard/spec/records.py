@@ -118,6 +118,32 @@ class Machine(Record, frozen=True, kw_only=True):
     gpus: tuple[str, ...] = ()
 
 
+class Proof(Record, frozen=True, kw_only=True):
+    """What `yard verify-resume` found: some steps unbroken, and after a SIGKILL and a resume."""
+
+    created: str
+    holds: bool
+    steps: int
+    workers: int
+    device: str
+    killed_at: int
+    """The step at which a worker was killed."""
+    resumed_at: int
+    """The step of the checkpoint that training went on from."""
+    tensors: int
+    """Weights and optimizer state that were compared."""
+    different: tuple[str, ...] = ()
+    """Those that are not bit-equal."""
+    largest_difference: float = 0.0
+    other_workers: int = 0
+    """From the same checkpoint it was also gone on with so many workers."""
+    same_order: bool = True
+    """Each global batch holds the same samples with either number of workers."""
+    loss_gap: float = 0.0
+    """Largest difference of the loss with the other number of workers."""
+    seconds: float = 0.0
+
+
 class Run(Record, frozen=True, kw_only=True):
     """One training: what went in, who took part, how it ended."""
 
@@ -162,6 +188,8 @@ class Run(Record, frozen=True, kw_only=True):
     """The last command that trained it."""
     code: dict[str, str] = {}
     """Files of the model's code and their digests; copies lie in ``code/`` beside the record."""
+    proofs: tuple[Proof, ...] = ()
+    """What was proven of this very project, data and code."""
 
 
 class Parity(Record, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from modelyard.spec.work import Job, JobStatus, Resources
 from modelyard.store import Store
 from modelyard.store.events import EventLog, EventReader, now, read_events
 from modelyard.training import budget, checkpoints
+from modelyard.training.crew import crew_of
 from modelyard.training.execution import recorded
 from modelyard.training.hangs import Hang, HangWatch
 from modelyard.training.memory import fewer_at_once
@@ -92,6 +93,8 @@ class Attempts:
         self._noticed = 0.0
         self._hang: Hang | None = None
         self._reached = _last_step(self._folder)
+        self._crew = crew_of(order.section)
+        self._growing = False
 
     def run_to_end(self, poll_seconds: float) -> Run:
         """Returns the complete run; raises the worker's YardError, or TrainingInterrupted."""
@@ -114,7 +117,7 @@ class Attempts:
         """Submit, watch until the workers have ended, and decide."""
         if _result(self._folder) is not None:  # only the record is missing
             return Decision(action="done")
-        interrupted, self._handle, self._hang = False, None, None
+        interrupted, self._handle, self._hang, self._growing = False, None, None, False
         try:
             self._handle = self._submit()
             status = self._watch(poll_seconds)
@@ -130,11 +133,18 @@ class Attempts:
             grace = 0.0 if self._hang else min(1.0, settle_seconds(status))
             self._cancel(grace)
         self._pass_on()
-        if (step := _last_step(self._folder)) > self._reached:
+        progressed = (step := _last_step(self._folder)) > self._reached
+        if progressed:
             self._reached, self._restarts = step, 0
         most = self._order.section.max_restarts
         decision = decide(status, self._restarts, most, interrupted, failures, self._hang)
         decision, words = fewer_at_once(self._order, self._store, decision)
+        if decision.action == "restart":
+            if self._growing:  # they were asked to stop, so nobody is lost
+                decision, words = Decision(action="restart", budgeted=False), self._crew.grow()
+            else:
+                ranks = [worker.rank for worker in decision.lost]
+                words = words or self._crew.lost(ranks, progressed=progressed)
         if words:
             self._emit(Noticed(time=now(), attempt=self._attempt, message=words))
         return decision
@@ -144,7 +154,7 @@ class Attempts:
         job = Job(
             name=self._run.id,
             arguments=("-m", "modelyard.training.worker", str(self._folder)),
-            size=self._order.section.workers,
+            size=self._crew.size,
             folder=str(self._folder / "workers"),
             resources=Resources(threads=self._order.threads, device=self._order.section.device),
             attempt=self._attempt,
@@ -160,6 +170,7 @@ class Attempts:
             section.hang_seconds,
             slow_start=getattr(section, "compile", "off") not in ("off", False),
         )
+        began, first_step = time.monotonic(), _last_step(self._folder)
         while True:
             status = self._engine.poll(self._handle or "")
             self._pass_on()
@@ -173,6 +184,12 @@ class Attempts:
             elif hang := hangs.look(status):
                 self._hang, self._noticed = hang, now()
                 return status
+            elif (
+                self._crew.may_grow(time.monotonic() - began)
+                and _last_step(self._folder) > first_step
+            ):
+                self._growing = True
+                return self._cancel(grace=_GENTLE_SECONDS)
             self._engine.wait(self._handle or "", poll_seconds)
 
     def _cancel(self, grace: float) -> JobStatus:
@@ -210,7 +227,7 @@ class Attempts:
             )
         step = _last_step(self._folder)
         self._emit(Restarted(time=now(), attempt=self._attempt + 1, step=step))
-        self._run = replace(self._past(), step=step)
+        self._run = replace(self._past(), step=step, world_size=self._crew.size)
         self._store.write(self._folder / RUN, self._run)
 
     def _past(self) -> Run:

@@ -9,6 +9,7 @@ down there what all threads are doing.
 import faulthandler
 import mmap
 import os
+import signal
 import socket
 import struct
 import time
@@ -90,6 +91,30 @@ class Heart:
         faulthandler.cancel_dump_traceback_later()
         self._memory.close()
         self._stack.close()
+
+
+class DoomedHeart(Heart):
+    """For a proof: it kills its own process at a step, once there is something to resume from."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        hang_seconds: float,
+        *,
+        dies_at: int,
+        ready: Callable[[], bool],
+    ) -> None:
+        super().__init__(folder, rank, hang_seconds)
+        self._dies_at = dies_at
+        self._ready = ready
+
+    def mark(self, phase: int, step: int, now: Callable[[], float] = time.time) -> None:
+        super().mark(phase, step, now)
+        if phase == COMPUTE and step >= self._dies_at:
+            while not self._ready():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class NoHeart(Heart):

@@ -61,7 +61,9 @@ def fewer_at_once(order: WorkOrder, store: Store, decision: Decision) -> tuple[D
     folder = Path(order.folder)
     before = read_execution(folder)
     execution = (
-        before.execution if before else asked_for(order.section, order.section.workers, order.steps)
+        before.execution
+        if before
+        else asked_for(order.section, order.section.most_workers, order.steps)
     )
     now = min(execution.micro_batch or execution.samples, execution.samples)
     if now <= 1:

@@ -9,6 +9,7 @@ from modelyard.spec.records import Checkpoint, Dataset, Record, Spent, TaskSpec
 from modelyard.spec.signature import Signature
 
 ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.json"
+PROOF = "resume-proof.json"
 
 
 class WorkOrder(Record, frozen=True, kw_only=True):
@@ -39,6 +40,8 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     """Kind of device to the most samples at once, where this model ran out of memory before."""
     memory_key: str = ""
     """Under which the store remembers that."""
+    dies_at: int | None = None
+    """A proof's: at this step the last worker of the first attempt kills itself."""
 
     @property
     def section(self) -> TrainSection:

@@ -35,7 +35,7 @@ from modelyard.spec.errors import (
     from_os_error,
 )
 from modelyard.spec.project import Project, TrainSection
-from modelyard.spec.records import AnyEvent, Dataset, Run
+from modelyard.spec.records import AnyEvent, Dataset, Proof, Run
 from modelyard.store import Store
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task
@@ -43,9 +43,10 @@ from modelyard.tasks.signature import signature_of
 from modelyard.training import budget, checkpoints, memory
 from modelyard.training.attempts import Attempts
 from modelyard.training.claim import claim_run, wait_for_old_workers
+from modelyard.training.crew import crew_of
 from modelyard.training.inputs import inputs_of as inputs_of
 from modelyard.training.inputs import run_id as run_id
-from modelyard.training.order import ORDER, RESULT, RUN, Result, WorkOrder, timestamp
+from modelyard.training.order import ORDER, PROOF, RESULT, RUN, Result, WorkOrder, timestamp
 from modelyard.training.schedules import total_steps
 from modelyard.training.surroundings import available_cores, command, keep, machine, versions
 from modelyard.training.tracking import send_rest, tracked
@@ -60,13 +61,15 @@ def train(
     *,
     observers: Sequence[Observer] = (),
     poll_seconds: float = 0.1,
+    dies_at: int | None = None,
 ) -> Run:
     """Train ``project`` on ``dataset``, or return the complete run of the same inputs.
 
     A run that a budget ended goes on where today's budgets allow more.
     ``observers`` are called in this thread with every event. Raises UsageError where another
     command trains the same run, TrainingInterrupted after Ctrl-C or SIGTERM (the same call goes on
-    from the last checkpoint), and whatever YardError ended a worker.
+    from the last checkpoint), and whatever YardError ended a worker. ``dies_at`` is for a proof: at
+    that step the last worker of the first attempt kills itself.
     """
     _check(project, dataset)
     inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
@@ -84,7 +87,7 @@ def train(
         run = _begin(project, dataset, store, order, inputs)
         key = memory.model_key(order, inputs["code"])
         known = memory.recall(store.root, key)
-        order = replace(order, spent=run.spent, memory=known, memory_key=key)
+        order = replace(order, spent=run.spent, memory=known, memory_key=key, dies_at=dies_at)
         try:
             _set_aside_result(folder, project.train)
             write_atomic(folder / ORDER, order.to_json())
@@ -128,11 +131,11 @@ def _record(store: Store, identifier: str) -> Run | None:
 def _check(project: Project, dataset: Dataset) -> None:
     """Refuse before any process is started what no worker could do."""
     section, mistakes = project.train, []
-    if section.workers > section.batch_size:
+    if section.most_workers > section.batch_size:
         mistakes.append(
             Mistake(
                 where="train.workers",
-                problem=f"{section.workers} workers cannot share a batch of {section.batch_size}",
+                problem=f"{section.most_workers} workers cannot share a batch of {section.batch_size}",
                 expected=f"at most {section.batch_size}, so that each has a sample",
                 source="yard.toml",
             )
@@ -170,7 +173,7 @@ def _order(project: Project, dataset: Dataset, folder: Path) -> WorkOrder:
         steps=total_steps(section.epochs, dataset.splits["train"], section.batch_size),
         folder=str(folder),
         seed=section.seed,
-        threads=max(1, available_cores() // section.workers),
+        threads=max(1, available_cores() // crew_of(section).size),
     )
 
 
@@ -199,7 +202,8 @@ def _begin(
         error="",
         folder=order.folder,
         engine=project.train.engine,
-        world_size=project.train.workers,
+        world_size=crew_of(project.train).size,
+        proofs=_proofs(store, folder),
         seed=project.train.seed,
         machine=machine(),
         versions=versions(),
@@ -210,6 +214,14 @@ def _begin(
     )
     store.write(folder / RUN, run)
     return run
+
+
+def _proofs(store: Store, folder: Path) -> tuple[Proof, ...]:
+    """What was proven before there was a record."""
+    with contextlib.suppress(StoreError):
+        if proof := store.read_or_none(folder / PROOF, Proof):
+            return (proof,)
+    return ()
 
 
 @contextlib.contextmanager

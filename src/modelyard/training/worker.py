@@ -37,7 +37,7 @@ from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
 from modelyard.training.evaluation import evaluate
 from modelyard.training.execution import execution_for, keep_execution, read_execution
-from modelyard.training.heartbeat import EVALUATE, FINISH, START, Heart
+from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
@@ -76,11 +76,7 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         return build_model(Path(order.root), order.build, order.args, order.signature, order.task)
 
     with contextlib.ExitStack() as stack:
-        heart = Heart(
-            attempt_folder(Path(order.folder), world.attempt),
-            world.rank,
-            order.section.hang_seconds,
-        )
+        heart = _heart(order, world)
         stack.callback(heart.close)
         # Where no backend is named, the model itself tells which one it is for.
         backend = open_backend(order.backend or recognise(build()))
@@ -114,6 +110,18 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
             return INTERRUPTED_EXIT
         _finish(order, course, ending)
     return 0
+
+
+def _heart(order: WorkOrder, world: World) -> Heart:
+    folder = Path(order.folder)
+    place, seconds = attempt_folder(folder, world.attempt), order.section.hang_seconds
+    if order.dies_at is None or world.attempt or world.rank != world.size - 1:
+        return Heart(place, world.rank, seconds)
+
+    def ready() -> bool:
+        return checkpoints.latest(folder)[0] is not None
+
+    return DoomedHeart(place, world.rank, seconds, dies_at=order.dies_at, ready=ready)
 
 
 def _optimizer(order: WorkOrder, execution: Execution) -> OptimizerSettings:

@@ -30,7 +30,6 @@ from modelyard.training.train import train
 Observer = Callable[[AnyEvent], None]
 FEWEST_STEPS = 8
 """So that there is a checkpoint before the middle and something to train after it."""
-_LARGEST_LOSS_GAP = 0.05
 
 
 def verify_resume(
@@ -45,7 +44,8 @@ def verify_resume(
 
     At the project's number of workers all weights and the optimizer's state must be bit-equal on a
     CPU. From the same checkpoint it is also gone on with another number of workers: each global
-    batch must be the same, and the loss as good as equal. Raises UsageError for too few steps, and
+    batch must be the same; how far the loss is apart is measured and does not decide, since
+    dropout draws other numbers there (a model without it comes out equal but for rounding). Raises UsageError for too few steps, and
     whatever ended a worker.
     """
     if steps < FEWEST_STEPS:
@@ -72,7 +72,7 @@ def verify_resume(
         same = compared.same or (not on_cpu and compared.largest_difference < 1e-3)
         proof = Proof(
             created=timestamp(),
-            holds=same and same_order and gap <= _LARGEST_LOSS_GAP,
+            holds=same and same_order,
             steps=whole.step,
             workers=whole.world_size,
             device=broken.workers[0].device,

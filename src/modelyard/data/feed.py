@@ -29,7 +29,7 @@ AHEAD = 3
 """Batches that the thread may be ahead of the step: two hide a slow one, more only take memory."""
 _WARM_UP, _MEASURED = 4, 16
 """Steps that are left out of the measure (memory, kernels), and steps that are measured, of each way."""
-_CHEAP, _GAIN = 0.03, 0.01
+_CHEAP, _GAIN = 0.05, 0.03
 """Making is left in line below this share of the time; the thread must save at least that one."""
 _PLAIN = AugmentSection()
 

@@ -65,7 +65,7 @@ def test_what_does_not_fit_the_samples_is_refused_before_anything_starts(place: 
 def test_a_killed_run_ends_bit_equal_to_the_unbroken_one(
     slow_place: Place, mixing: dict[str, float]
 ) -> None:
-    """Two workers; one is killed in the middle, then the parent."""
+    """Two workers; one is killed in the third epoch, then the parent: checkpoints are there."""
     fields = {"seed": 7, "epochs": 4, "workers": 2, "checkpoint_seconds": 0.2, **ALL, **mixing}
     unbroken = slow_place.command(**fields)
     _, told = unbroken.communicate(timeout=120)
@@ -75,8 +75,8 @@ def test_a_killed_run_ends_bit_equal_to_the_unbroken_one(
     shutil.rmtree(folder)
 
     command = slow_place.command(**fields)
-    os.kill(worker_after(folder, command, attempt=0, step=20), signal.SIGKILL)
-    worker_after(folder, command, attempt=1, step=25)
+    os.kill(worker_after(folder, command, attempt=0, step=40), signal.SIGKILL)
+    worker_after(folder, command, attempt=1, step=50)
     os.kill(command.pid, signal.SIGKILL)
     command.communicate(timeout=60)
     command = slow_place.command(**fields)

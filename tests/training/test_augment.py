@@ -31,8 +31,8 @@ def last_weights(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_cropped_digits_are_learnt_as_well_as_whole_ones(place: Place) -> None:
-    """Measured: 0.981 after 8 epochs without crops, 0.993 after 12 with them."""
-    overrides = {"model.build": "cnn-small", "train.epochs": 12, "train.augment.crop": 1}
+    """Measured on four seeds: 0.981 to 0.993; after 8 epochs without crops 0.970 to 0.981."""
+    overrides = {"model.build": "cnn-small", "train.epochs": 30, "train.augment.crop": 1}
     project = read_project(place.root / "yard.toml", overrides)
     run = train(project, place.dataset(project), place.store)
     assert run.metrics["test/accuracy"] > 0.97

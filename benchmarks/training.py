@@ -4,7 +4,7 @@ Run with ``make bench-peers``, or ``python -m benchmarks.training [--work cnn,ml
 [--workers 1,2] [--contenders NAME,NAME] [--steps N] [--rounds N] [--json]``. Each contender is one file in
 ``training_contenders/``, written as the documentation of its framework teaches it: the same model, batch,
 precision and data on disk. Each turn is a process of its own (with two workers, as many as the
-framework starts), is given as many cores as it has workers, and is timed after its warm-up. The
+framework starts), has all cores as its framework divides them, and is timed after its warm-up. The
 contenders take turns round by round; ratios are to the loop written by hand, in the same round.
 
 The bars: ours at least as fast as the best loop written by hand, ahead of every framework, at most
@@ -42,9 +42,8 @@ def one_turn(name: str, work: Work, place: Path, workers: int, steps: int, warm_
         job = Job(name="turn", arguments=(), size=1, folder=tempfile.gettempdir())
         given = Local().plan(job)["processes"][0]["environment"]
         environment |= {key: value for key, value in given.items() if key.startswith("MALLOC_")}
-    cores = sorted(os.sched_getaffinity(0))[:workers]
     done = subprocess.run(
-        ["taskset", "-c", ",".join(map(str, cores)), *command],
+        command,
         env=environment,
         capture_output=True,
         text=True,

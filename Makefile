@@ -54,6 +54,7 @@ bench: install  ## start-up time, and the training loop against a hand-written o
 	$(BIN)/python -m benchmarks.training_loop
 
 bench-peers: $(PEERS)/.installed  ## training and data against the peers (Lightning, Accelerate, Keras, Ray, …), in .venv-bench
+	$(PEERS)/bin/python -m benchmarks.data
 	$(PEERS)/bin/python -m benchmarks.training
 
 $(PEERS)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml

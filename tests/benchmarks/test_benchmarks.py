@@ -80,3 +80,19 @@ def test_a_contender_that_does_not_exist_is_named() -> None:
     command = [sys.executable, "-m", "benchmarks.training", "--contenders", "keras"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "no contender 'keras'" in done.stderr
+
+
+@pytest.mark.slow
+def test_reading_is_compared_with_what_is_installed() -> None:
+    command = [sys.executable, "-m", "benchmarks.data", "--rounds", "1"]
+    command += ["--samples", "1024", "--files", "64"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MODELYARD_BENCH_PYTHON": sys.executable},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("memory copy", "modelyard in order", "modelyard shuffled", "modelyard PNG"):
+        assert f"\n{name} " in done.stdout

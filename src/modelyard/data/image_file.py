@@ -15,6 +15,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/gif", "image/webp", "image/tiff")
 MAX_PIXELS = 64 * 1024 * 1024
 """A small file can claim any size: above this it is not decoded (a decompression bomb)."""
+_TELL_ORIENTATION = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+"""Where Pillow looks for an orientation in a PNG or JPEG file."""
 
 
 def decode_image(spec: ImageInput, content: bytes) -> NDArray[np.uint8]:
@@ -29,8 +31,11 @@ def decode_image(spec: ImageInput, content: bytes) -> NDArray[np.uint8]:
                     f"the image has {image.width} × {image.height} pixels, more than {MAX_PIXELS // 2**20} megapixels",
                     "make it smaller first",
                 )
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if _may_be_turned(image) else image
             converted = _convert(upright, "RGB" if spec.color == "rgb" else "L")
+            if converted.size != (spec.width, spec.height):
+                converted = converted.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+            pixels = np.frombuffer(converted.tobytes(), dtype=np.uint8)
     except (DataError, MemoryError):
         raise
     except (
@@ -40,11 +45,14 @@ def decode_image(spec: ImageInput, content: bytes) -> NDArray[np.uint8]:
             f"not a readable image: {_reason(error, content)}",
             f"give a whole {', '.join(FORMATS)} file",
         ) from error
-    size = (spec.width, spec.height)
-    if converted.size != size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(converted, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    rows = pixels.reshape(spec.height, spec.width, spec.channels)
+    return np.ascontiguousarray(rows.transpose(2, 0, 1))
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """False where the file says nothing about how it is to be held, which spares a copy."""
+    image.load()  # a PNG may say it after its pixels
+    return image.format not in ("PNG", "JPEG") or not _TELL_ORIENTATION.isdisjoint(image.info)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -4,7 +4,8 @@ Run with ``python -m benchmarks.data [--rounds N] [--samples N] [--files N] [--j
 ``make bench-peers``. Two comparisons, each contender in a process of its own, in turns:
 
 - **prepared**: images 3x32x32 (uint8) that lie on disk in the form that each one keeps them in, read in batches of
-  256; the baseline is a plain copy of the same bytes between two arrays in memory.
+  256, from the second pass on; the baseline is a plain copy of each batch out of the mapped file, in order. Ours
+  and the baseline have the memory settings that the engine gives a worker.
 - **decoding**: the same images as PNG files in class folders, decoded to batches; two processes or threads each.
 
 The bars: in order at least 0.8 and shuffled at least 0.4 of the copy; shuffled at least 5 times Hugging Face datasets
@@ -28,6 +29,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness import ROOT, Contender, compare, options, peers_python, show
+from modelyard.engines.local import Local
+from modelyard.spec.work import Job
 
 BATCH, SHAPE = 256, (3, 32, 32)
 Batches = Iterator[int]
@@ -53,11 +56,9 @@ def make_data(place: Path, samples: int, files: int) -> None:
 
 
 def copy(place: Path) -> Batches:
-    images = np.load(place / "images.npy")
-    into = np.empty((BATCH, *SHAPE), np.uint8)
+    images = np.asarray(np.load(place / "images.npy", mmap_mode="r"))
     for start in range(0, len(images) - BATCH + 1, BATCH):
-        np.copyto(into, images[start : start + BATCH])
-        yield BATCH
+        yield len(images[start : start + BATCH].copy())
 
 
 def ours(place: Path, *, shuffled: bool) -> Batches:
@@ -80,7 +81,7 @@ def loader_over_arrays(place: Path) -> Batches:
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    images = torch.from_numpy(np.load(place / "images.npy"))
+    images = torch.from_numpy(np.asarray(np.load(place / "images.npy", mmap_mode="c")))
     for (batch,) in DataLoader(TensorDataset(images), batch_size=BATCH, shuffle=True):
         yield len(batch)
 
@@ -179,6 +180,9 @@ def turn(name: str, place: Path) -> float:
 def in_own_process(name: str, place: Path) -> float:
     command = [peers_python(), "-m", "benchmarks.data", "--turn", name, "--place", str(place)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    if name.startswith(("modelyard", "memory")):
+        job = Job(name="turn", arguments=(), size=1, folder=str(place))
+        environment |= Local().plan(job)["processes"][0]["environment"]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False
     )

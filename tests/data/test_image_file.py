@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from modelyard.data.image_file import decode_image
 from modelyard.spec.errors import DataError
@@ -167,3 +167,30 @@ def test_decoding_does_not_depend_on_the_thread(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: decode_image(RGB, WHOLE), range(32)))
     assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+@pytest.mark.parametrize("late", [False, True])
+def test_every_way_of_saying_how_a_picture_is_held(kind: str, turn: int, late: bool) -> None:
+    """Also in a PNG that says it after its pixels: the shortcut for silent files must not miss it."""
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    content = saved(image, kind, exif=exif)
+    if late and kind == "PNG":
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    with Image.open(io.BytesIO(content)) as opened:
+        upright = ImageOps.exif_transpose(opened).convert("L")
+    expected = np.asarray(upright.resize((6, 4), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(decode_image(GREY, content)[0], expected)
+
+
+def test_an_orientation_in_xmp_counts() -> None:
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", "<tiff:Orientation>3</tiff:Orientation>")
+    pixels = decode_image(GREY, saved(image, pnginfo=text))[0]
+    np.testing.assert_array_equal(pixels, np.asarray(image)[::-1, ::-1])

@@ -22,12 +22,13 @@ from modelyard.spec.errors import ProjectError, YardError
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset, Record
 from modelyard.spec.work import World
-from modelyard.store import Store
+from modelyard.store import Store, open_store
 from modelyard.tasks import open_task
 from modelyard.tasks.signature import signature_of
 from modelyard.training import budget
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
 from modelyard.training.execution import asked_for
+from modelyard.training.rehearsal import rehearse
 from modelyard.training.schedules import total_steps
 from modelyard.training.surroundings import available_cores
 from modelyard.way import open_target
@@ -172,12 +173,13 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
 
 
 def _estimate(project: Project, dataset: Dataset) -> Check:
-    """Time, memory and cost of the whole training, from a few steps as one worker will do them."""
+    """Time, memory and cost of the whole training, from a few seconds of it."""
     section = project.train
     measured = _measured(project, dataset)
     steps = total_steps(section.epochs, dataset.splits["train"], section.batch_size)
     found = estimate(
         measured,
+        rehearse(project, dataset, open_store(project.store_folder)),
         steps=steps,
         evaluations=max(1, round(section.epochs / section.evaluate_every)),
         validation=dataset.splits["validation"],

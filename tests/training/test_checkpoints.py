@@ -189,40 +189,60 @@ def test_no_permission_is_a_store_error(tmp_path: Path) -> None:
         save(tmp_path, 1)
 
 
-WRITER = """
-import sys
+WRITERS = """
+import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_checkpoints import save, snapshot
-folder, step = Path(sys.argv[1]), int(sys.argv[3])
-print("ready", flush=True)
-while True:
-    step += 1
-    save(folder, step, best=max(step - step % 3, 1))
+from test_checkpoints import save
+folder = Path(sys.argv[1])
+for line in sys.stdin:
+    step, pid = int(line), os.fork()
+    if pid == 0:
+        os.write(1, b"%d\\n" % os.getpid())
+        while True:
+            step += 1
+            save(folder, step, best=max(step - step % 3, 1))
+            os.write(1, b"saved\\n")
+    os.waitpid(pid, 0)
+    os.write(1, b"gone\\n")
 """
 
 
 def test_a_writer_killed_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
-    """Kill a process that saves without pause, again and again, and read like a resuming run does."""
-    rng, reached, kills = random.Random(5), 0, 0
-    while kills < 12 or reached <= 12:  # a busy machine needs more turns to get as far
-        kills += 1
-        arguments = [str(tmp_path), str(Path(__file__).parent), str(reached)]
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, *arguments], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.08))
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        for folder in (tmp_path / "checkpoints").glob("step-*"):
-            loaded, progress = checkpoints.load(checkpoints.verified(folder))
-            assert loaded.tensors["model.weight"][0] == progress.step
-        newest, skipped = checkpoints.latest(tmp_path)
-        assert skipped == []
-        checkpoints.sweep(tmp_path)
-        reached = newest.step if newest else 0
+    """Kill a process that saves without pause, again and again, and read like a resuming run does.
+
+    Each is killed after some saves and a part of the next: by the time that a save takes here and
+    now, so that the kills fall everywhere, however busy the machine is.
+    """
+    rng, reached = random.Random(5), 0
+    arguments = [str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITERS, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writers:
+        assert writers.stdin is not None and writers.stdout is not None
+        for _ in range(24):
+            print(reached, file=writers.stdin, flush=True)
+            pid, saves = int(writers.stdout.readline()), rng.randrange(1, 4)
+            began = time.monotonic()
+            for _ in range(saves):
+                assert writers.stdout.readline() == "saved\n"
+            each = (time.monotonic() - began) / saves
+            time.sleep(rng.uniform(0.0, 1.5) * each)
+            os.kill(pid, signal.SIGKILL)
+            while writers.stdout.readline() != "gone\n":
+                pass
+            for folder in (tmp_path / "checkpoints").glob("step-*"):
+                loaded, progress = checkpoints.load(checkpoints.verified(folder))
+                assert loaded.tensors["model.weight"][0] == progress.step
+            newest, skipped = checkpoints.latest(tmp_path)
+            assert newest is not None and skipped == []
+            assert newest.step >= reached + saves  # what was said to be saved is there
+            checkpoints.sweep(tmp_path)
+            reached = newest.step
+        writers.stdin.close()
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 

@@ -10,7 +10,7 @@ from modelyard.spec.errors import (
     UsageError,
 )
 from modelyard.spec.work import JobStatus, WorkerStatus
-from modelyard.training.recovery import INTERRUPTED_EXIT, Failure, decide, raised_again
+from modelyard.training.recovery import INTERRUPTED_EXIT, Failure, decide, parted, raised_again
 
 
 def status(*codes: int | None) -> JobStatus:
@@ -67,6 +67,13 @@ def test_the_first_failure_is_the_cause() -> None:
     ]
     decision = decide(status(1, 1), 0, 3, False, failures)
     assert decision.failure is not None and decision.failure.rank == 1
+
+
+def test_only_all_that_were_asked_to_stop_have_parted() -> None:
+    assert parted(status(INTERRUPTED_EXIT, INTERRUPTED_EXIT)) and parted(
+        status(0, INTERRUPTED_EXIT)
+    )
+    assert not parted(status(0, 0)) and not parted(status(INTERRUPTED_EXIT, -9))
 
 
 def test_an_interrupt_is_no_failure() -> None:

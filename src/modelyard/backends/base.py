@@ -214,6 +214,13 @@ class Backend(ABC):
         """What people should know of how ``begin`` took the model: choices, and what was left out."""
         return ()
 
+    def hold_still(self, model: object) -> bool:
+        """Before ``begin``: let ``model`` be trained as it is judged, without dropout and the like.
+
+        For a proof that another number of workers computes the same. False: this backend cannot.
+        """
+        return False
+
     def describe_device(self) -> str:
         """Its kind and memory, such that what fits into one fits into another of the same words."""
         return ""

@@ -29,6 +29,7 @@ from modelyard.backends.pytorch_errors import explain, is_out_of_memory
 from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
 from modelyard.backends.pytorch_parallel import Alone
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
+from modelyard.backends.pytorch_still import hold_still
 from modelyard.backends.pytorch_workers import choose_device, device_kind, join_workers
 from modelyard.spec.errors import ModelError, YardError
 from modelyard.spec.records import TaskSpec
@@ -115,6 +116,9 @@ class PyTorch(Backend):
 
     def notes(self, state: TorchState) -> tuple[str, ...]:
         return state.notes
+
+    def hold_still(self, model: object) -> bool:
+        return hold_still(model)
 
     def describe_device(self) -> str:
         return device_kind(self._device)

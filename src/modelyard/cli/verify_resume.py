@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelyard.spec.records import Proof
 
-_ROUNDING = 1e-3
 EXPLAINED = """\
 Trains a few steps unbroken. Trains them again, kills a worker with SIGKILL in the middle, lets the run go
 on from its checkpoint, and compares: on a CPU every weight and all of the optimizer's state must be
-bit-equal. From the same checkpoint it also goes on with another number of workers: each global batch
-must hold the same samples. How far the loss is apart there is shown: within rounding for a model without
-randomness; dropout draws other numbers for other workers.
+bit-equal, and every step must have been given the same samples, as its workers wrote down what they took.
+From the same checkpoint it also goes on with another number of workers: each global batch must hold the
+same samples, and the loss of each step must be the same but for rounding. Dropout draws other numbers for
+other workers, and a batch norm sees other neighbours; where a model has such, this last comparison
+trains it as it is judged, without them, and says so.
 
 Everything happens in a scratch folder of the store, which is removed. The proof is kept on the record of
 the run that `yard train` makes of the same project, data and code: `yard runs RUN` shows it.
@@ -61,16 +62,23 @@ def words(proof: "Proof") -> list[tuple[str, str]]:
         ),
         ("state", _state(proof)),
     ]
+    order = "the same samples" if proof.same_order else "OTHER samples"
+    rows.append(("order", f"{order} in each of {proof.batches_seen} batches, as they were taken"))
     if proof.other_workers:
-        order = "the same samples" if proof.same_order else "OTHER samples"
-        rows.append(
-            (
-                f"on {proof.other_workers}",
-                f"{order} in each batch; loss apart by {proof.loss_gap:.3g}"
-                + (" (dropout draws other numbers there)" if proof.loss_gap > _ROUNDING else ""),
-            )
-        )
+        rows.append((f"on {proof.other_workers}", _loss(proof)))
     return rows
+
+
+def _loss(proof: "Proof") -> str:
+    fits = proof.loss_gap <= proof.loss_allowed
+    if not proof.loss_decides:
+        return (
+            f"loss apart by {proof.loss_gap:.3g}; that says nothing, since the model draws random "
+            "numbers even where it is not trained"
+        )
+    verdict = "within rounding" if fits else f"NOT within rounding ({proof.loss_allowed:g})"
+    how = "; without what draws or mixes samples in training (dropout, batch norm)"
+    return f"loss apart by {proof.loss_gap:.3g}, {verdict}" + (how if proof.held_still else "")
 
 
 def _state(proof: "Proof") -> str:

@@ -69,6 +69,8 @@ class Forerunner:
             "arguments": list(arguments),
             "environment": {**os.environ, **environment},
             "log": str(log),
+            # Perhaps not those that this process had when the forerunner was started.
+            "cores": sorted(os.sched_getaffinity(0)),
         }
         self._say(request)
         return int(self._hear()["pid"])

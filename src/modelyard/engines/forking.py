@@ -27,6 +27,8 @@ from modelyard.engines.launcher import die_with_parent
 
 def main(handle: int, modules: Sequence[str]) -> dict[str, Any] | None:
     """Serve until the other end is closed; returns the request in the worker, None in the forerunner."""
+    # A machine that is shut down asks every process to end: its workers save first, and need it until then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for name in modules:
         _import(name)
     with socket.socket(fileno=handle) as channel, channel.makefile("rb") as lines:
@@ -66,6 +68,7 @@ def _fork() -> int | None:
         with open(read, "rb") as pipe:  # noqa: PTH123  a number, not a path
             pipe.read()
         return pid
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.close(read)
     die_with_parent()
     if os.getppid() != forerunner:  # it ended before the line above took effect
@@ -88,6 +91,8 @@ def _become(request: dict[str, Any]) -> dict[str, Any]:
     os.environ.clear()
     os.environ.update(request["environment"])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # a core was taken away meanwhile
+        os.sched_setaffinity(0, request["cores"])
     _draw_anew()
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(f"worker-{request['rank']}")

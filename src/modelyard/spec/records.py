@@ -1,34 +1,12 @@
 """The frozen values that travel between the stages, and how they are written down and shown."""
 
-import html
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 
+from modelyard.spec.proof import Proof as Proof
+from modelyard.spec.record import Record as Record
 from modelyard.spec.signature import NaturalInput, Signature
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A frozen value that is kept as JSON and shows itself in a notebook."""
-
-    def to_json(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        return msgspec.json.decode(text, type=cls)
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(_short(getattr(self, name)))}</td></tr>"
-            for name in self.__struct_fields__
-        )
-        return f"<table><caption><b>{type(self).__name__}</b></caption>{rows}</table>"
-
-
-def _short(value: Any, limit: int = 300) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class TaskSpec(Record, frozen=True, kw_only=True):
@@ -116,32 +94,6 @@ class Machine(Record, frozen=True, kw_only=True):
     memory: int
     """Bytes."""
     gpus: tuple[str, ...] = ()
-
-
-class Proof(Record, frozen=True, kw_only=True):
-    """What `yard verify-resume` found: some steps unbroken, and after a SIGKILL and a resume."""
-
-    created: str
-    holds: bool
-    steps: int
-    workers: int
-    device: str
-    killed_at: int
-    """The step at which a worker was killed."""
-    resumed_at: int
-    """The step of the checkpoint that training went on from."""
-    tensors: int
-    """Weights and optimizer state that were compared."""
-    different: tuple[str, ...] = ()
-    """Those that are not bit-equal."""
-    largest_difference: float = 0.0
-    other_workers: int = 0
-    """From the same checkpoint it was also gone on with so many workers."""
-    same_order: bool = True
-    """Each global batch holds the same samples with either number of workers."""
-    loss_gap: float = 0.0
-    """Largest difference of the loss with the other number of workers."""
-    seconds: float = 0.0
 
 
 class Run(Record, frozen=True, kw_only=True):

@@ -49,7 +49,14 @@ from modelyard.training.order import (
     attempt_folder,
     timestamp,
 )
-from modelyard.training.recovery import Decision, Failure, decide, raised_again, settle_seconds
+from modelyard.training.recovery import (
+    Decision,
+    Failure,
+    decide,
+    parted,
+    raised_again,
+    settle_seconds,
+)
 
 _PRELOAD = (
     "modelyard.backends.source",
@@ -139,12 +146,11 @@ class Attempts:
         most = self._order.section.max_restarts
         decision = decide(status, self._restarts, most, interrupted, failures, self._hang)
         decision, words = fewer_at_once(self._order, self._store, decision)
-        if decision.action == "restart":
-            if self._growing:  # they were asked to stop, so nobody is lost
-                decision, words = Decision(action="restart", budgeted=False), self._crew.grow()
-            else:
-                ranks = [worker.rank for worker in decision.lost]
-                words = words or self._crew.lost(ranks, progressed=progressed)
+        if self._growing and not interrupted and parted(status):  # as they were asked to
+            decision, words = Decision(action="restart", budgeted=False), self._crew.grow()
+        elif decision.action == "restart":
+            ranks = [worker.rank for worker in decision.lost]
+            words = words or self._crew.lost(ranks, progressed=progressed)
         if words:
             self._emit(Noticed(time=now(), attempt=self._attempt, message=words))
         return decision

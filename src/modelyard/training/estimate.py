@@ -1,12 +1,12 @@
 """What a training will take, before it is begun: a few real steps are measured, and the rest is arithmetic.
 
-``measure`` runs one worker's share of a step as the worker would: its part of the batch, its threads,
-its device. Memory is what the process holds at its highest, so that nothing has to be guessed; the
-parts of it are named as far as they are known.
+Time comes from a rehearsal, the training itself for a few seconds (``rehearsal.py``): a number, and the
+range in which it lay while it was watched. Memory comes from ``measure``, which runs one worker's share of a step
+as the worker would: its part of the batch, its threads, its device. It is what the process holds at its
+highest, so that nothing has to be guessed; the parts of it are named as far as they are known.
 """
 
 import contextlib
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +22,19 @@ from modelyard.spec.records import Spent
 from modelyard.training.budget import Limits, cost_of, money
 from modelyard.training.gauge import resident_bytes
 from modelyard.training.progress import duration, size
+from modelyard.training.rehearsal import Rehearsed
 
-_SECONDS = 1.0
-"""How long steps are measured, after one that warms up; at least two of them."""
+_STEPS = 3
 _EVALUATED = 64
+_LEAST_SPREAD = 0.1
+"""The range is at least so wide to either side: a machine is never as it was a minute ago."""
+_END_SECONDS = 0.5
+"""To read the best checkpoint again, publish the result and end the workers."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Of one worker."""
 
-    step_seconds: float
     evaluation_seconds: float
     """Of one sample."""
     weights: int
@@ -49,7 +52,11 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole training."""
 
     steps: int
+    step_seconds: float
     seconds: float
+    """Until the result is there, with the start."""
+    fewest_seconds: float
+    most_seconds: float
     memory: int
     """Of all workers."""
     cost: float | None
@@ -70,23 +77,17 @@ def measure(
     """Begin a training with ``begin`` and do a few of its steps. The state is thrown away."""
     before = _begin_peak()
     state = begin()
-    times: list[float] = []
-    spent = 0.0
-    while len(times) < 3 or spent < _SECONDS:
-        began = time.perf_counter()
-        inputs, targets = split.stored(cursor.share(len(times), 0, workers))
+    for step in range(_STEPS):
+        inputs, targets = split.stored(cursor.share(step, 0, workers))
         batch = Batch(inputs=inputs, targets=targets, global_size=cursor.batch_size)
-        settings = StepSettings(learning_rate=rate, seed=len(times), clip_norm=clip_norm)
+        settings = StepSettings(learning_rate=rate, seed=step, clip_norm=clip_norm)
         state, result = backend.step(state, batch, settings)
         float(result.loss)  # waits until the device is done
-        times.append(time.perf_counter() - began)
-        spent += times[-1] if len(times) > 1 else 0.0
     peak, (device, _) = _peak(), backend.device_usage()
     parts = backend.estimate(state, batch) or _parts(
         backend, state, device if device is not None else peak - before
     )
     return Measured(
-        step_seconds=statistics.median(times[1:]),
         evaluation_seconds=_evaluation_seconds(backend, state, split),
         weights=parts.parameters,
         gradients=parts.gradients,
@@ -115,6 +116,7 @@ def _parts(backend: Backend, state: State, grown: int) -> Parts:
 
 def estimate(
     measured: Measured,
+    rehearsed: Rehearsed,
     *,
     steps: int,
     evaluations: int,
@@ -124,22 +126,32 @@ def estimate(
     limits: Limits,
 ) -> Estimate:
     """``validation`` and ``test`` are samples; ``evaluations`` of the first come before the last look."""
-    looked_at = validation * (evaluations + 1) + test
-    looking = looked_at * measured.evaluation_seconds / workers
-    seconds = steps * measured.step_seconds + looking
-    whole = Spent(seconds=seconds, worker_seconds=seconds * workers)
+    each = measured.evaluation_seconds / workers
+    if rehearsed.evaluation is not None and validation:
+        each = rehearsed.evaluation / validation
+    looking = (validation * (evaluations + 1) + test) * each
+    still = rehearsed.start + _END_SECONDS
+
+    def whole(step: float, slower: float) -> float:
+        return still + slower * (steps * step + looking)
+
+    seconds, fastest, slowest = whole(rehearsed.step, 1), min(rehearsed.steps), max(rehearsed.steps)
+    spent = Spent(seconds=seconds, worker_seconds=seconds * workers)
     return Estimate(
         steps=steps,
+        step_seconds=rehearsed.step,
         seconds=seconds,
+        fewest_seconds=whole(min(fastest, rehearsed.step * (1 - _LEAST_SPREAD)), 1 - _LEAST_SPREAD),
+        most_seconds=whole(max(slowest, rehearsed.step * (1 + _LEAST_SPREAD)), 1 + _LEAST_SPREAD),
         memory=measured.process * workers,
-        cost=cost_of(whole, limits.price),
+        cost=cost_of(spent, limits.price),
         # The last step itself would not be ended by a budget of exactly as many.
-        ended=limits.ended_by(steps - 1, whole),
+        ended=limits.ended_by(steps - 1, spent),
     )
 
 
 def words(measured: Measured, found: Estimate, workers: int) -> str:
-    """``about 3 min 20 s for 1,234 steps of 12 ms; 510 MB: …``."""
+    """``about 3 min 20 s (3 min to 4 min) for 1,234 steps of 12 ms; 510 MB: …``."""
     each = " a worker" if workers > 1 else ""
     parts = (
         f"weights {size(measured.weights)}, gradients {size(measured.gradients)}, "
@@ -151,8 +163,9 @@ def words(measured: Measured, found: Estimate, workers: int) -> str:
     cost = "" if found.cost is None else f", cost {money(found.cost)}"
     ended = f"; the {found.ended} will end it before" if found.ended else ""
     return (
-        f"about {duration(found.seconds)} for {found.steps:,} steps of "
-        f"{1000 * measured.step_seconds:.3g} ms{cost}{ended}; {memory} ({parts})"
+        f"about {duration(found.seconds)} ({duration(found.fewest_seconds)} to "
+        f"{duration(found.most_seconds)}) for {found.steps:,} steps of "
+        f"{1000 * found.step_seconds:.3g} ms{cost}{ended}; {memory} ({parts})"
     )
 
 

@@ -66,6 +66,11 @@ class Heart:
         self._stack = stack_of(folder, rank).open("ab")
         self.arm()
 
+    @property
+    def step(self) -> int:
+        """The one that it is at, from 0."""
+        return self._step
+
     def mark(self, phase: int, step: int, now: Callable[[], float] = time.time) -> None:
         self._step = step
         _PLACE.pack_into(self._memory, 0, step, now(), phase)

@@ -12,6 +12,18 @@ ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.j
 PROOF = "resume-proof.json"
 
 
+class Proving(Record, frozen=True, kw_only=True):
+    """For a proof or a rehearsal: what is different from a training. Neither is told to MLflow."""
+
+    watched: bool = True
+    """Each worker writes down what its steps are given."""
+
+    dies_at: int | None = None
+    """At this step the last worker of the first attempt kills itself."""
+    still: bool = False
+    """The model is trained as it is judged: without dropout, batch norms by their running statistics."""
+
+
 class WorkOrder(Record, frozen=True, kw_only=True):
     """``order.json`` in the run's folder."""
 
@@ -40,8 +52,7 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     """Kind of device to the most samples at once, where this model ran out of memory before."""
     memory_key: str = ""
     """Under which the store remembers that."""
-    dies_at: int | None = None
-    """A proof's: at this step the last worker of the first attempt kills itself."""
+    proving: Proving | None = None
 
     @property
     def section(self) -> TrainSection:

@@ -88,6 +88,12 @@ def decide(
     return Decision(action="give-up", reason=reason + _after(restarts), lost=lost)
 
 
+def parted(status: JobStatus) -> bool:
+    """All stopped after a checkpoint because they were asked to, before the training was done."""
+    codes = {worker.exit_code for worker in status.workers}
+    return INTERRUPTED_EXIT in codes and codes <= {0, INTERRUPTED_EXIT}
+
+
 def _after(restarts: int) -> str:
     return f" (after {restarts} restart{'s' if restarts != 1 else ''})" if restarts else ""
 

@@ -46,7 +46,16 @@ from modelyard.training.claim import claim_run, wait_for_old_workers
 from modelyard.training.crew import crew_of
 from modelyard.training.inputs import inputs_of as inputs_of
 from modelyard.training.inputs import run_id as run_id
-from modelyard.training.order import ORDER, PROOF, RESULT, RUN, Result, WorkOrder, timestamp
+from modelyard.training.order import (
+    ORDER,
+    PROOF,
+    RESULT,
+    RUN,
+    Proving,
+    Result,
+    WorkOrder,
+    timestamp,
+)
 from modelyard.training.schedules import total_steps
 from modelyard.training.surroundings import available_cores, command, keep, machine, versions
 from modelyard.training.tracking import send_rest, tracked
@@ -61,15 +70,14 @@ def train(
     *,
     observers: Sequence[Observer] = (),
     poll_seconds: float = 0.1,
-    dies_at: int | None = None,
+    proving: Proving | None = None,
 ) -> Run:
     """Train ``project`` on ``dataset``, or return the complete run of the same inputs.
 
     A run that a budget ended goes on where today's budgets allow more.
     ``observers`` are called in this thread with every event. Raises UsageError where another
     command trains the same run, TrainingInterrupted after Ctrl-C or SIGTERM (the same call goes on
-    from the last checkpoint), and whatever YardError ended a worker. ``dies_at`` is for a proof: at
-    that step the last worker of the first attempt kills itself.
+    from the last checkpoint), and whatever YardError ended a worker. ``proving`` is for a proof.
     """
     _check(project, dataset)
     inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
@@ -87,14 +95,14 @@ def train(
         run = _begin(project, dataset, store, order, inputs)
         key = memory.model_key(order, inputs["code"])
         known = memory.recall(store.root, key)
-        order = replace(order, spent=run.spent, memory=known, memory_key=key, dies_at=dies_at)
+        order = replace(order, spent=run.spent, memory=known, memory_key=key, proving=proving)
         try:
             _set_aside_result(folder, project.train)
             write_atomic(folder / ORDER, order.to_json())
         except OSError as error:
             raise from_os_error(error) from error
         attempts = Attempts(order, run, store, engine=project.train.engine, observers=observers)
-        with tracked(project, folder):
+        with contextlib.nullcontext() if proving else tracked(project, folder):
             return attempts.run_to_end(poll_seconds)
 
 

@@ -42,6 +42,7 @@ from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
+from modelyard.training.witness import taken_file, watched
 
 _PARENT_POLL_SECONDS = 1.0
 
@@ -99,7 +100,9 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         )
         backend.seed(order.seed)
         optimizer = _optimizer(order, execution_for(order, backend, world))
-        state = backend.begin(build(), order.task, optimizer, order.signature, order.dataset.input)
+        model = build()
+        backend = _watched(order, world, backend, model, heart)
+        state = backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
         if world.rank == 0:
             _tell_execution(order, world, backend, state, log.append)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
@@ -112,16 +115,28 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
     return 0
 
 
+def _watched(
+    order: WorkOrder, world: World, backend: Backend, model: object, heart: Heart
+) -> Backend:
+    """In a proof: with a witness, and with the model held still where that is asked for."""
+    if order.proving is None or not order.proving.watched:
+        return backend
+    still = order.proving.still and backend.hold_still(model)
+    file = taken_file(Path(order.folder), world.attempt, world.rank)
+    return watched(backend, file, lambda: heart.step, still=still, tries=order.proving.still)
+
+
 def _heart(order: WorkOrder, world: World) -> Heart:
     folder = Path(order.folder)
     place, seconds = attempt_folder(folder, world.attempt), order.section.hang_seconds
-    if order.dies_at is None or world.attempt or world.rank != world.size - 1:
+    dies_at = order.proving.dies_at if order.proving else None
+    if dies_at is None or world.attempt or world.rank != world.size - 1:
         return Heart(place, world.rank, seconds)
 
     def ready() -> bool:
         return checkpoints.latest(folder)[0] is not None
 
-    return DoomedHeart(place, world.rank, seconds, dies_at=order.dies_at, ready=ready)
+    return DoomedHeart(place, world.rank, seconds, dies_at=dies_at, ready=ready)
 
 
 def _optimizer(order: WorkOrder, execution: Execution) -> OptimizerSettings:

@@ -78,7 +78,9 @@ def _lightning(model: Any) -> tuple[nn.Module, tuple[str, ...]]:
     if not _defines(model, "training_step"):
         return Guest(model, model), tuple(notes)
     notes.append("the training loss is the one of the LightningModule's training_step")
-    return Guest(model, model, lambda *batch: _loss_of(model, batch)), tuple(notes)
+    # Counted now: sharding puts a method of other arguments in its place.
+    takes = len(inspect.signature(model.training_step).parameters)
+    return Guest(model, model, lambda *batch: _loss_of(model, batch, takes)), tuple(notes)
 
 
 def _defines(model: object, name: str) -> bool:
@@ -87,9 +89,8 @@ def _defines(model: object, name: str) -> bool:
     return owner.__module__.partition(".")[0] not in _LIGHTNING
 
 
-def _loss_of(model: Any, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _loss_of(model: Any, batch: tuple[torch.Tensor, ...], takes: int) -> torch.Tensor:
     step = model.training_step
-    takes = len(inspect.signature(step).parameters)
     answer = step(batch, 0) if takes > 1 else step(batch)
     loss = answer.get("loss") if isinstance(answer, dict) else answer
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:

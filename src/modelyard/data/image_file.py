@@ -1,89 +1,27 @@
-"""An image file as bytes becomes the stored form of a sample; hostile and broken files are refused."""
+"""An image file as bytes becomes the stored form of a sample."""
 
-import io
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from modelyard.spec.errors import DataError
+from modelyard.data.pixels import decode_pixels
 from modelyard.spec.signature import ImageInput
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
-"""What is decoded; of an animation the first frame. Pillow knows more, each one more way in."""
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-MEDIA_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/gif", "image/webp", "image/tiff")
-MAX_PIXELS = 64 * 1024 * 1024
-"""A small file can claim any size: above this it is not decoded (a decompression bomb)."""
-_TELL_ORIENTATION = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-"""Where Pillow looks for an orientation in a PNG or JPEG file."""
+MODES: dict[str, Literal["RGB", "L"]] = {"rgb": "RGB", "grey": "L"}
+"""Pillow's word for each of ours."""
 
 
 def decode_image(spec: ImageInput, content: bytes) -> NDArray[np.uint8]:
     """One image file -> uint8 ``spec.shape``: upright, converted, resized (bilinear, antialiased).
 
-    Raises DataError for what is no image, is truncated, or has more than ``MAX_PIXELS`` pixels.
+    Raises DataError for what is no image, is truncated, or has too many pixels.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"the image has {image.width} × {image.height} pixels, more than {MAX_PIXELS // 2**20} megapixels",
-                    "make it smaller first",
-                )
-            upright = ImageOps.exif_transpose(image) if _may_be_turned(image) else image
-            converted = _convert(upright, "RGB" if spec.color == "rgb" else "L")
-            if converted.size != (spec.width, spec.height):
-                converted = converted.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-            pixels = np.frombuffer(converted.tobytes(), dtype=np.uint8)
-    except (DataError, MemoryError):
-        raise
-    except (
-        Exception
-    ) as error:  # decoders raise anything on broken bytes: struct.error, SyntaxError, zlib.error, …
-        raise DataError(
-            f"not a readable image: {_reason(error, content)}",
-            f"give a whole {', '.join(FORMATS)} file",
-        ) from error
-    rows = pixels.reshape(spec.height, spec.width, spec.channels)
-    return np.ascontiguousarray(rows.transpose(2, 0, 1))
+    pixels = decode_pixels(content, MODES[spec.color], (spec.width, spec.height))
+    return np.ascontiguousarray(channels_first(spec, pixels))
 
 
-def _may_be_turned(image: Image.Image) -> bool:
-    """False where the file says nothing about how it is to be held, which spares a copy."""
-    image.load()  # a PNG may say it after its pixels
-    return image.format not in ("PNG", "JPEG") or not _TELL_ORIENTATION.isdisjoint(image.info)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Any of Pillow's modes to ``RGB`` or ``L``; what is transparent shows white."""
-    if image.mode == "F":
-        raise DataError(
-            "the image holds 32-bit floats, whose black and white are not known",
-            "save it with 8 or 16 bits a channel",
-        )
-    if image.mode == "I" or image.mode.startswith("I;"):
-        image = _from_16_bit(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8-bit by scale (Pillow's own conversion clips at 255)."""
-    values = np.asarray(image).astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise DataError(
-            "the image holds 32-bit integers, whose black and white are not known",
-            "save it with 8 or 16 bits a channel",
-        )
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-
-
-def _reason(error: Exception, content: bytes) -> str:
-    if not content:
-        return "it is empty"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return f"none of {', '.join(FORMATS)}"
-    return str(error) or type(error).__name__
+def channels_first(spec: ImageInput, pixels: bytes) -> NDArray[np.uint8]:
+    """What ``decode_pixels`` gives, as ``spec.shape``."""
+    rows = np.frombuffer(pixels, np.uint8).reshape(spec.height, spec.width, spec.channels)
+    return rows.transpose(2, 0, 1)

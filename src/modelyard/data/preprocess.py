@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.data.image_file import FORMATS, MEDIA_TYPES, decode_image
+from modelyard.data.image_file import decode_image
+from modelyard.data.pixels import FORMATS, MEDIA_TYPES
 from modelyard.data.table_row import EXPECTED, encode_rows, kind_of
 from modelyard.data.text import encode_texts
 from modelyard.spec.errors import DataError

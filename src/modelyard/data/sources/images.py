@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.data.decoding import Decoding
 from modelyard.data.image_file import decode_image
 from modelyard.data.place import Place, is_junk, open_place
 from modelyard.data.sources.base import Rows, Schema, Source, located, natural_order, object_array
@@ -42,7 +43,13 @@ class Images(Source):
         return object_array([label for _, label in self._listing])
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Decoded on several threads: Pillow lets go of the interpreter while it decodes."""
+        """Decoded by processes (data/decoders.py), unless the pictures are few or fetched one by one."""
+        if self._remote:
+            return self._fetched(start, stop)
+        return Rows(*self._decoding.pixels(start, stop))
+
+    def _fetched(self, start: int, stop: int) -> Rows:
+        """On several threads, which wait for the network most of the time."""
         files = [file for file, _ in self._listing[start:stop]]
         pixels = np.zeros((len(files), *self._spec.shape), dtype=np.uint8)
         unreadable: dict[int, str] = {}
@@ -95,6 +102,10 @@ class Images(Source):
     @property
     def _remote(self) -> bool:
         return is_url(local_path(self.data.path))
+
+    @cached_property
+    def _decoding(self) -> Decoding:
+        return Decoding(self._spec, [str(file) for file, _ in self._listing])
 
     @cached_property
     def _place(self) -> Place:

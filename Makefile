@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-bench
+ROUNDS ?= 5
 # One thread per process: the tests start many processes, and two workers run them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
@@ -54,8 +55,8 @@ bench: install  ## start-up time, and the training loop against a hand-written o
 	$(BIN)/python -m benchmarks.training_loop
 
 bench-peers: $(PEERS)/.installed  ## training and data against the peers (Lightning, Accelerate, Keras, Ray, …), in .venv-bench
-	$(PEERS)/bin/python -m benchmarks.data
-	$(PEERS)/bin/python -m benchmarks.training
+	$(PEERS)/bin/python -m benchmarks.data --rounds $(ROUNDS)
+	$(PEERS)/bin/python -m benchmarks.training --rounds $(ROUNDS)
 
 $(PEERS)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

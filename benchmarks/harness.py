@@ -46,7 +46,12 @@ def compare(contenders: list[Contender], rounds: int, *, warm_up: int = 1) -> li
             measure = contender.run()
             if number >= 0:
                 measures[contender.name].append(measure)
-    base = measures[contenders[0].name]
+    return rows_of(measures)
+
+
+def rows_of(measures: dict[str, list[float]]) -> list[Row]:
+    """A row for each contender from its measures, one for each round; the first is the baseline."""
+    base = next(iter(measures.values()))
     return [_row(name, values, base) for name, values in measures.items()]
 
 

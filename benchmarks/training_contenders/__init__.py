@@ -20,41 +20,53 @@ class Entry:
     """Workers that it can have."""
     group: str = "framework"
     """``by hand``, ``framework``, or empty for what is no rival."""
-    never: tuple[str, ...] = ()
-    """Works that it cannot do."""
     kept_memory: bool = False
     """It runs with the allocator's settings that our engine gives its workers."""
+    share: float = 1.0
+    """Of the steps of a turn: a slow one need not run longer than the others."""
 
-    def installed(self, python: str) -> bool:
-        """Whether the interpreter that runs the turns has it."""
+    def missing(self, python: str, environment: dict[str, str], workers: int) -> str:
+        """Why it cannot run this, told by the interpreter that would run it; empty where it can."""
+        if workers > self.most:
+            return f"cannot have {workers} workers here"
         asked = f"import importlib.util as u, sys; sys.exit(u.find_spec({self.needs!r}) is None)"
-        done = subprocess.run([python, "-c", asked], capture_output=True, check=False)
-        return done.returncode == 0
+        command = [python, "-c", asked]
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
+        return f"{self.needs} is not installed" if done.returncode else ""
 
-    def arguments(self, workers: int) -> list[str]:
-        """What follows the interpreter."""
+    def arguments(self, workers: int, *, parts: bool = False) -> list[str]:
+        """What follows the interpreter; with ``parts`` it says where the time of a step goes."""
+        options = ",".join(filter(None, (self.options, "parts" if parts else "")))
         module = f"benchmarks.training_contenders.{self.module}"
         start = [*self.launcher, str(workers)] if self.launcher and workers > 1 else []
-        return [*start, "-m", module, "--options", self.options, "--workers", str(workers)]
+        return [*start, "-m", module, "--options", options, "--workers", str(workers)]
 
 
+_TUNED, _KIND = "tuned", "channels-last,fused,bytes"
 TABLE = {
-    "by hand": Entry("by_hand", "torch", launcher=TORCHRUN, group="by hand"),
-    "by hand compiled": Entry("by_hand", "torch", "compiled", TORCHRUN, group="by hand"),
-    "by hand tuned": Entry("by_hand", "torch", "tuned", TORCHRUN, group="by hand"),
+    "by hand": Entry("by_hand", "torch", launcher=TORCHRUN, group="by hand", share=0.5),
+    "by hand compiled": Entry("by_hand", "torch", "compiled", TORCHRUN, group="by hand", share=0.5),
+    "by hand tuned": Entry("by_hand", "torch", _TUNED, TORCHRUN, group="by hand"),
     "by hand tuned compiled": Entry(
         "by_hand", "torch", "tuned,compiled", TORCHRUN, group="by hand"
     ),
-    "bare step": Entry("bare_step", "torch", "", TORCHRUN, group=""),
     "bare step of our kind": Entry(
-        "bare_step", "torch", "channels-last,fused,bytes", TORCHRUN, group="", kept_memory=True
+        "bare_step", "torch", _KIND, TORCHRUN, group="", kept_memory=True
     ),
-    "Lightning": Entry("lightning_fit", "lightning"),
-    "Accelerate": Entry("accelerate_loop", "accelerate", launcher=TORCHRUN),
-    "Ray Train": Entry("ray_train", "ray"),
+    "bare step our optimizer": Entry(
+        "bare_step", "torch", f"{_KIND},direct", TORCHRUN, group="", kept_memory=True
+    ),
+    "Lightning": Entry("lightning_fit", "lightning", share=0.4),
+    "Lightning tuned": Entry("lightning_fit", "lightning", _TUNED, share=0.6),
+    "Accelerate": Entry("accelerate_loop", "accelerate", "", TORCHRUN, share=0.4),
+    "Accelerate tuned": Entry("accelerate_loop", "accelerate", _TUNED, TORCHRUN, share=0.6),
+    "Ray Train": Entry("ray_train", "ray", share=0.4),
     "Keras (TensorFlow)": Entry("keras_fit", "keras", "tensorflow", most=1),
-    "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1),
-    "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1),
+    "Keras (TensorFlow) 32 at once": Entry("keras_fit", "keras", "tensorflow,many", most=1),
+    "Keras (TensorFlow) XLA": Entry("keras_fit", "keras", "tensorflow,jit", most=1, share=0.6),
+    "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1, share=0.6),
+    "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1, share=0.3),
     "tf.function": Entry("tensorflow_loop", "tensorflow", most=1),
     "modelyard": Entry("modelyard_train", "modelyard", group=""),
 }
+"""``tuned`` peers have the data, memory format and optimizer of the loop by hand of that name: what is left is their loop."""

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import distributed, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    RandomSampler,
-    Sampler,
-)
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from benchmarks.training_work import (
     DECAY,
@@ -54,37 +47,56 @@ class Samples(Dataset[Any]):
         return inputs, torch.as_tensor(self.targets[at])
 
 
-def load(turn: Turn, *, tuned: bool) -> DataLoader[Any]:
-    data = Samples(turn)
-    sampler: Sampler[int] = RandomSampler(data)
-    if turn.workers > 1:
-        sampler = DistributedSampler(data)
-    if tuned:
-        batches = BatchSampler(sampler, turn.share, drop_last=True)
-        return DataLoader(data, sampler=batches, batch_size=None)
-    return DataLoader(data, sampler=sampler, batch_size=turn.share, drop_last=True)
+class Batches(Samples):
+    """A whole batch at once, which a DataLoader asks for where a dataset has ``__getitems__``."""
+
+    def __getitems__(self, at: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self[at]
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def load(turn: Turn, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
+    """Batches, shuffled, or in the order of ``sampler``."""
+    tuned = "tuned" in turn.options
+    return DataLoader(
+        Batches(turn) if tuned else Samples(turn),
+        batch_size=turn.share,
+        shuffle=sampler is None,
+        sampler=sampler,
+        drop_last=True,
+        collate_fn=as_it_is if tuned else None,
+    )
+
+
+def laid_out(it: Any, turn: Turn) -> Any:
+    """A model or its inputs in the memory format that suits the work."""
+    if "tuned" in turn.options and turn.work.name == "cnn":
+        return it.to(memory_format=torch.channels_last)
+    return it
+
+
+def optimizer_of(model: nn.Module, turn: Turn) -> torch.optim.Optimizer:
+    fused = True if "tuned" in turn.options else None
+    return torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=fused)
 
 
 def train(turn: Turn) -> None:
-    tuned, compiled = "tuned" in turn.options, "compiled" in turn.options
-    loader, model = load(turn, tuned=tuned), build(turn.work)
-    if tuned and turn.work.name == "cnn":
-        model = model.to(memory_format=torch.channels_last)
+    sampler = DistributedSampler(Samples(turn)) if turn.workers > 1 else None
+    loader, model = load(turn, sampler), laid_out(build(turn.work), turn)
     if turn.workers > 1:
         model = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=RATE, weight_decay=DECAY, fused=True if tuned else None
-    )
-    if compiled:
+    optimizer = optimizer_of(model, turn)
+    if "compiled" in turn.options:
         model = torch.compile(model)
     loss_of, watch = nn.CrossEntropyLoss(), Watch(turn)
     for epoch in range(turn.epochs):
-        if isinstance(loader.sampler, DistributedSampler):
-            loader.sampler.set_epoch(epoch)
+        if sampler is not None:
+            sampler.set_epoch(epoch)
         for batch, targets in loader:
-            channels_last = tuned and turn.work.name == "cnn"
-            inputs = batch.to(memory_format=torch.channels_last) if channels_last else batch
-            loss = loss_of(model(inputs), targets)
+            loss = loss_of(model(laid_out(batch, turn)), targets)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,6 +1,7 @@
-"""Keras as its documentation teaches it: a functional model, a ``tf.data`` pipeline, ``compile`` and ``fit`` with their defaults.
+"""Keras as its documentation teaches it: a functional model, a ``tf.data`` pipeline, ``compile`` and ``fit``.
 
-The option is the backend: ``tensorflow``, ``jax`` or ``torch``. One process: with two, ``fit``
+The first option is the backend: ``tensorflow``, ``jax`` or ``torch``. The others: ``jit`` (compile by XLA; else what
+Keras chooses), ``many`` (32 steps an execution), ``arrays`` (``fit`` gets arrays in memory). One process: with two, ``fit``
 of Keras 3.15 under TensorFlow 2.21's MultiWorkerMirroredStrategy ends in "unsupported type PerReplica".
 """
 
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.training_work import (
@@ -26,11 +28,13 @@ from benchmarks.training_work import (
     report,
 )
 
+MANY = 32
 _TURN = read_turn()
 os.environ["KERAS_BACKEND"] = _TURN.options[0]  # before Keras is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras import layers  # noqa: E402
 
@@ -92,14 +96,35 @@ def data_of(turn: Turn) -> Any:
     return data.repeat().prefetch(tf.data.AUTOTUNE)
 
 
-class Clock(keras.callbacks.Callback):
-    """The first epoch is the warm-up."""
+EPOCHS = 3
+"""Timed of one ``fit``, after one that is the warm-up."""
 
+
+class Clock(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.began = time.perf_counter()
+        if epoch == 1:
+            self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.seconds, self.loss = time.perf_counter() - self.began, float(logs["loss"])
+        if epoch == EPOCHS:
+            self.seconds, self.loss = time.perf_counter() - self.began, float(logs["loss"])
+
+
+def steps_of(turn: Turn) -> int:
+    """Of an epoch: a whole number of executions."""
+    if "arrays" in turn.options:
+        return turn.work.samples // turn.work.batch
+    unit = MANY if "many" in turn.options else 1
+    return max(1, turn.steps // EPOCHS // unit) * unit
+
+
+def fit_arrays(model: Any, turn: Turn, clock: Clock) -> None:
+    """The whole data in memory as float32; pictures were normalised before."""
+    inputs, targets = (np.array(values) for values in read_data(turn.place, last=True))
+    if turn.work.name == "cnn":
+        inputs = ((inputs.astype(np.float32) / 255 - MEAN) / STD).astype(np.float32)
+    asked = {"epochs": 1 + EPOCHS, "batch_size": turn.work.batch}
+    model.fit(inputs, targets, **asked, verbose=0, callbacks=[clock])
 
 
 def train(turn: Turn) -> None:
@@ -109,9 +134,16 @@ def train(turn: Turn) -> None:
         model.compile(
             optimizer=keras.optimizers.AdamW(RATE, weight_decay=DECAY),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=True if "jit" in turn.options else "auto",
+            steps_per_execution=MANY if "many" in turn.options else 1,
         )
     clock = Clock()
-    model.fit(data_of(turn), epochs=2, steps_per_epoch=turn.steps, verbose=0, callbacks=[clock])
+    if "arrays" in turn.options:
+        fit_arrays(model, turn, clock)
+    else:
+        asked = {"epochs": 1 + EPOCHS, "steps_per_epoch": steps_of(turn)}
+        model.fit(data_of(turn), **asked, verbose=0, callbacks=[clock])
+    turn = replace(turn, steps=EPOCHS * steps_of(turn))
     if (
         "task" not in os.environ.get("TF_CONFIG", "")
         or json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0

@@ -1,27 +1,29 @@
-"""Lightning as its documentation teaches it: a LightningModule, a DataLoader, ``Trainer.fit``; no checkpoints, no logs."""
+"""Lightning as its documentation teaches it: a LightningModule, a DataLoader, ``Trainer.fit``; no checkpoints, no logs.
+
+With the option ``tuned`` it has the data, memory format and optimizer of the loop by hand of that name.
+"""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
 
-from benchmarks.training_contenders.by_hand import Samples
-from benchmarks.training_work import DECAY, RATE, Turn, Watch, build, read_turn, report
+from benchmarks.training_contenders.by_hand import laid_out, load, optimizer_of
+from benchmarks.training_work import Turn, Watch, build, read_turn, report
 
 
 class Module(LightningModule):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, turn: Turn) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.turn = model, turn
 
     def training_step(self, batch: Any, _number: int) -> torch.Tensor:
         inputs, targets = batch
-        return nn.functional.cross_entropy(self.model(inputs), targets)
+        return nn.functional.cross_entropy(self.model(laid_out(inputs, self.turn)), targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=RATE, weight_decay=DECAY)
+        return optimizer_of(self, self.turn)
 
 
 class Clock(Callback):
@@ -47,8 +49,7 @@ def train(turn: Turn) -> None:
         enable_model_summary=False,
         callbacks=[clock],
     )
-    loader = DataLoader(Samples(turn), batch_size=turn.share, shuffle=True, drop_last=True)
-    trainer.fit(Module(build(turn.work)), loader)
+    trainer.fit(Module(laid_out(build(turn.work), turn), turn), load(turn))
     if trainer.is_global_zero:
         report(turn, clock.watch.seconds, clock.loss)
 

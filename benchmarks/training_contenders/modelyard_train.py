@@ -1,10 +1,12 @@
 """Ours as a user has it: a project file, ``modelyard.train``; workers, events, checkpoints and all else that ships.
 
 The rate is read from the run's own events, from the first that follows the warm-up to the last: what
-lies between is everything that the loop does. The data were prepared once, beside the others'.
+lies between is everything that the loop does. The data were prepared once, beside the others'. With the option
+``parts`` a clock in the workers says where the time goes.
 """
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -16,10 +18,14 @@ from benchmarks.training_work import CLASSES, DECAY, RATE, Turn, read_data, read
 from modelyard.spec.records import AnyEvent, StepDone
 
 _MODELS = """\
+from benchmarks.training_parts import watch_ours
 from benchmarks.training_work import WORKS, build
 
 def transformer():
     return build(WORKS["transformer"])
+
+def watched():
+    return watch_ours(build(WORKS["{work}"]), "{found}", {warm_up})
 """
 _ARRAYS = """\
 import numpy as np
@@ -43,6 +49,7 @@ evaluate_every = 100000
 optimizer = {{ name = "adamw", lr = {rate}, weight_decay = {decay} }}
 schedule = {{ name = "constant", warmup = 0.0 }}
 """
+FOUND = "parts.json"
 _DATA = {
     "cnn": 'source = "images"\npath = "images"\nsize = [32, 32]',
     "mlp": 'source = "csv"\npath = "table.csv"\ntarget = "label"',
@@ -58,18 +65,21 @@ _MODEL = {
 def project(turn: Turn) -> Path:
     """A project folder with the same data in the form that ours reads, made once, and a project file of this turn."""
     folder = turn.place / "project"
-    if not (folder / "models.py").exists():
+    if not (folder / "arrays.py").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         _write_data(turn, folder)
         (folder / "arrays.py").write_text(_ARRAYS)
-        (folder / "models.py").write_text(_MODELS)
-    work = turn.work
+    work, watched = turn.work, "parts" in turn.options
+    found = (folder / FOUND).resolve()
+    found.unlink(missing_ok=True)
+    models = _MODELS.format(work=work.name, found=found, warm_up=turn.warm_up)
+    (folder / "models.py").write_text(models)
     (folder / "yard.toml").write_text(
         _PROJECT.format(
             work=work.name,
             data=_DATA[work.name],
-            model=_MODEL[work.name],
+            model='build = "models:watched"' if watched else _MODEL[work.name],
             batch=work.batch,
             workers=turn.workers,
             epochs=(turn.warm_up + turn.steps) * work.batch / work.samples,
@@ -112,7 +122,9 @@ def train(turn: Turn) -> None:
     first = next(event for event in seen if event.step >= turn.warm_up)
     last = seen[-1]
     seconds = (last.time - first.time) * turn.steps / (last.step - first.step)
-    report(turn, seconds, last.loss)
+    parts = folder / FOUND
+    more = {"parts": json.loads(parts.read_text())} if "parts" in turn.options else {}
+    report(turn, seconds, last.loss, **more)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Ray Train as its documentation teaches it: ``TorchTrainer`` around a loop with ``prepare_model`` and ``prepare_data_loader``.
 
+With the option ``tuned`` it has the data, memory format and optimizer of the loop by hand of that name.
 Its only worker gets all cores; two get one each (Ray sets the threads of a worker by its cores).
 """
 
@@ -12,26 +13,23 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from benchmarks.training_contenders.by_hand import Samples
-from benchmarks.training_work import DECAY, RATE, Turn, Watch, build, read_turn, report
+from benchmarks.training_contenders.by_hand import laid_out, load, optimizer_of
+from benchmarks.training_work import Turn, Watch, build, read_turn, report
 
 
 def loop(config: dict[str, Any]) -> None:
     turn: Turn = config["turn"]
-    model = ray.train.torch.prepare_model(build(turn.work))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
-    loader = DataLoader(Samples(turn), batch_size=turn.share, shuffle=True, drop_last=True)
-    loader = ray.train.torch.prepare_data_loader(loader)
+    model = ray.train.torch.prepare_model(laid_out(build(turn.work), turn))
+    optimizer = optimizer_of(model, turn)
+    loader = ray.train.torch.prepare_data_loader(load(turn))
     loss_of, watch = nn.CrossEntropyLoss(), Watch(turn)
     for epoch in range(turn.epochs):
         if turn.workers > 1:
             loader.sampler.set_epoch(epoch)
         for inputs, targets in loader:
-            loss = loss_of(model(inputs), targets)
+            loss = loss_of(model(laid_out(inputs, turn)), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -61,7 +61,7 @@ def test_a_benchmark_runs_from_its_command_line(
 @pytest.mark.parametrize("workers", [1, 2])
 def test_trainings_are_compared_with_what_is_installed(workers: int) -> None:
     command = [sys.executable, "-m", "benchmarks.training", "--work", "mlp", "--rounds", "1"]
-    command += ["--steps", "2", "--warm-up", "2", "--workers", str(workers)]
+    command += ["--steps", "60", "--warm-up", "2", "--workers", str(workers)]
     command += ["--contenders", "by hand,bare step of our kind,Lightning,modelyard"]
     done = subprocess.run(
         command,
@@ -96,3 +96,36 @@ def test_reading_is_compared_with_what_is_installed() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("memory copy", "modelyard in order", "modelyard shuffled", "modelyard PNG"):
         assert f"\n{name} " in done.stdout
+
+
+@pytest.mark.slow
+def test_trainings_are_compared_in_pieces_and_the_time_of_a_step_is_explained(
+    tmp_path: Path,
+) -> None:
+    """A call that was to stop early is gone on with; no turn is taken twice."""
+    results, names = (
+        tmp_path / "turns.jsonl",
+        ["by hand tuned", "bare step of our kind", "modelyard"],
+    )
+    command = [sys.executable, "-m", "benchmarks.training", "--work", "mlp", "--workers", "1"]
+    command += ["--contenders", ",".join(names), "--steps", "200", "--results", str(results)]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "MODELYARD_BENCH_PYTHON": sys.executable}
+
+    def call(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], cwd=ROOT, capture_output=True, text=True, check=False, env=told
+        )
+
+    first = call("--rounds", "1", "--for", "0")
+    assert (first.returncode, "to go on: MLP" in first.stderr) == (75, True), first.stderr
+    second = call("--rounds", "1")
+    assert second.returncode == 0, second.stderr
+    taken = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [turn["contender"] for turn in taken] == [*names, "modelyard", "bare step of our kind"]
+    assert [turn["round"] for turn in taken] == [0, 0, 0, -1, -1]
+    parts = taken[3]["parts"]
+    assert min(parts[part] for part in ("data", "forward", "backward", "optimizer")) > 0
+    assert "the largest remaining cost: " in second.stdout
+    again = call("--rounds", "1")
+    assert again.stdout == second.stdout
+    assert len(results.read_text().splitlines()) == len(taken)

@@ -1,14 +1,19 @@
-"""Steps on one batch that is in memory already, with no data, no records and no meetings: what steps alone could reach.
+"""Steps and nothing else, on batches that lie in memory as tensors: what steps alone could reach.
+
+All of the data is there, cut into batches once, in the form that the kind wants; they are taken in turn. One batch
+again and again would be fitted at once, and then flatters: the branches of max-pooling and ReLU are
+foreseen, and everything stays in the caches. No shuffling, no records, no meetings.
 
 Options say what kind: ``channels-last``, ``fused`` (AdamW, by ``optimizer.step()``), ``direct`` (the same kernel,
-called without ``optimizer.step()``, by the product's own code), ``compiled``, ``bytes`` (pictures come as they are
-stored and are normalised in the step, as ours do), ``parts`` (say where the time goes); with several workers
-it is bare DistributedDataParallel.
+called without ``optimizer.step()``, by the product's own code), ``onednn`` (large dense layers by the kernels that
+ours chooses on this machine), ``compiled``, ``bytes`` (pictures come as they are stored and are normalised in the step,
+as ours do), ``parts`` (say where the time goes); with several workers it is bare DistributedDataParallel.
 """
 
+import itertools
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,35 +41,49 @@ def optimize(model: nn.Module, options: tuple[str, ...]) -> Callable[[], Any]:
     return step
 
 
-def batch_of(turn: Turn) -> Callable[[], torch.Tensor]:
-    """The same batch each time; as bytes, normalised each time."""
-    samples, options = Samples(turn), turn.options
-    pixels = torch.from_numpy(samples.inputs[: turn.share].copy())
-    inputs, _ = samples[list(range(turn.share))]
-    if "channels-last" in options and samples.image:
-        inputs = inputs.to(memory_format=torch.channels_last)
-        pixels = pixels.to(memory_format=torch.channels_last)
-    if not ("bytes" in options and samples.image):
-        return lambda: inputs
+def batches_of(turn: Turn) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The data of this worker, each tensor by itself."""
+    samples, rank = Samples(turn), int(os.environ.get("RANK", "0"))
+    mine = range(rank * turn.share, turn.work.samples - turn.work.batch + 1, turn.work.batch)
+    batches = []
+    for start in mine:
+        inputs, targets = samples[list(range(start, start + turn.share))]
+        if stored(turn):
+            inputs = torch.from_numpy(samples.inputs[start : start + turn.share].copy())
+        if "channels-last" in turn.options and samples.image:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        batches.append((inputs, targets))
+    return batches
+
+
+def stored(turn: Turn) -> bool:
+    return "bytes" in turn.options and turn.work.name == "cnn"
+
+
+def finish(turn: Turn) -> Callable[[torch.Tensor], torch.Tensor]:
+    """To model form."""
+    if not stored(turn):
+        return lambda inputs: inputs
+    samples = Samples(turn)
     scale, shift = 1 / (255 * samples.std), -samples.mean / samples.std
-    return lambda: pixels.float().mul_(scale).add_(shift)
+    return lambda pixels: pixels.float().mul_(scale).add_(shift)
 
 
 def train(turn: Turn) -> None:
     model: Any = build(turn.work)
     if "channels-last" in turn.options and turn.work.name == "cnn":
         model = model.to(memory_format=torch.channels_last)
-    batch, (_, targets) = batch_of(turn), Samples(turn)[list(range(turn.share))]
     if turn.workers > 1:
         model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     update = optimize(model, turn.options)
     if "compiled" in turn.options:
         model = torch.compile(model)
-    watch, laps, over = Watch(turn), Laps(turn.warm_up), False
+    watch, laps = Watch(turn), Laps(turn.warm_up)
     lap = laps.lap if "parts" in turn.options else lambda _part: None
-    while not over:
+    in_model_form = finish(turn)
+    for pixels, targets in itertools.cycle(batches_of(turn)):
         lap("loop")
-        inputs = batch()
+        inputs = in_model_form(pixels)
         lap("inputs")
         loss = nn.functional.cross_entropy(model(inputs), targets)
         lap("forward")
@@ -73,12 +92,21 @@ def train(turn: Turn) -> None:
         update()
         lap("optimizer")
         laps.step()
-        over = watch.tick()
+        if watch.tick():
+            break
     if int(os.environ.get("RANK", "0")) == 0:
         report(turn, watch.seconds, float(loss), parts=laps.found())
 
 
+def kernels(turn: Turn) -> AbstractContextManager[None]:
+    if "onednn" not in turn.options:
+        return nullcontext()
+    from modelyard.backends.pytorch_linear import OneDNN
+
+    return OneDNN()
+
+
 if __name__ == "__main__":
     chosen = read_turn()
-    with _Group() if chosen.workers > 1 else nullcontext():
+    with _Group() if chosen.workers > 1 else nullcontext(), kernels(chosen):
         train(chosen)

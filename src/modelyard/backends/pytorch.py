@@ -128,7 +128,8 @@ class PyTorch(Backend):
     ) -> tuple[TorchState, StepResult]:
         """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
         try:
-            return state, self._step(state, batch, settings)
+            with state.kernels:
+                return state, self._step(state, batch, settings)
         except (RuntimeError, MemoryError) as error:
             raise self._explain(error) from error
 

@@ -1,6 +1,7 @@
 """From the user's model to a PyTorch training state: checked, laid out, made equal, wrapped, compiled."""
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from modelyard.backends.base import Execution, OptimizerSettings
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
+from modelyard.backends.pytorch_linear import OneDNN
 from modelyard.backends.pytorch_models import input_type
 from modelyard.backends.pytorch_optimizer import Update, make_optimizer
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
@@ -49,6 +51,11 @@ class TorchState:
     """Scale and shift that make model form from pictures as they are stored."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
+    kernels: AbstractContextManager[None] = field(init=False)
+    """Around a step: other kernels than torch would take by itself."""
+
+    def __post_init__(self) -> None:
+        self.kernels = OneDNN() if self.execution.linear == "onednn" else nullcontext()
 
     @property
     def own_loss(self) -> bool:

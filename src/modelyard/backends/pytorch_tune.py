@@ -1,4 +1,4 @@
-"""Choosing by measuring: number format, memory order and compilation, on this model and this device.
+"""Choosing by measuring: number format, memory order, compilation and dense layers, on this model and this device.
 
 Each question is settled in turn: both answers run the forward and backward pass in turns for a
 moment, on every worker at once, as they will in training, and the workers' times are added up, so that all choose alike.
@@ -16,6 +16,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from modelyard.backends import pytorch_linear as linear
 from modelyard.backends.base import Execution
 from modelyard.backends.pytorch_errors import is_out_of_memory
 from modelyard.backends.pytorch_precision import (
@@ -24,7 +25,7 @@ from modelyard.backends.pytorch_precision import (
     is_convolutional,
     order_weights,
 )
-from modelyard.spec.errors import ModelError, YardError
+from modelyard.spec.errors import ModelError, TrainingError, YardError
 
 SECONDS = 0.4
 """About how long one question is measured."""
@@ -52,7 +53,52 @@ class Subject:
 
 
 def settle(wanted: Execution, subject: Subject) -> tuple[Execution, tuple[str, ...]]:
-    """``wanted`` without any ``"auto"``, and what was measured, in words. All workers must call it."""
+    """``wanted`` without any ``"auto"``, and what was measured, in words. All workers must call it.
+
+    Raises TrainingError where dense layers are asked for by a library that cannot compute them.
+    """
+    chosen, said = _format(wanted, subject)
+    chosen, more = _dense(wanted, chosen, subject)
+    return chosen, (*said, *more)
+
+
+def _dense(
+    wanted: Execution, chosen: Execution, subject: Subject
+) -> tuple[Execution, tuple[str, ...]]:
+    """Which library computes the large dense layers: their shapes are taken from one pass, and measured."""
+    possible = (
+        linear.available(subject.device)
+        and (chosen.precision, chosen.compile, chosen.parallel) == ("float32", False, "replicate")
+    )  # fmt: skip
+    if wanted.linear == "onednn" and not possible:
+        raise TrainingError(
+            'train.linear = "onednn" is for steps in float32 on a CPU, not compiled and not sharded; here '
+            f"it is {chosen.precision} on {subject.device}, compile = {str(chosen.compile is True).lower()}, "
+            f'parallel = "{chosen.parallel}"',
+            'set train.linear = "auto" or "blas"',
+        )
+    if wanted.linear != "auto":
+        return chosen, ()
+    plain = replace(chosen, linear="blas")
+    if not possible or not any(p.ndim == 2 for p in subject.model.parameters()):
+        return plain, ()
+    shapes = linear.Shapes()
+    with _unchanged(subject.model):
+        run = _Run(plain, subject)
+        order_weights(subject.model, channels_last=plain.channels_last is True)
+        with shapes:
+            run._pass()
+    workers, ever, other = subject.reduce([1.0, *linear.seconds_of(shapes.seen)])
+    if other * linear.GAIN >= ever:
+        return plain, ()
+    return replace(chosen, linear="onednn"), (
+        f"dense layers by oneDNN: {1e3 * other / workers:.2f} ms a step, "
+        f"against {1e3 * ever / workers:.2f} ms by BLAS",
+    )
+
+
+def _format(wanted: Execution, subject: Subject) -> tuple[Execution, tuple[str, ...]]:
+    """Number format, memory order and compilation."""
     plain = replace(
         wanted,
         precision="float32" if wanted.precision == "auto" else wanted.precision,

@@ -207,6 +207,11 @@ class TrainSection(Section):
         description="Keep a pixel's channels side by side. auto: for convolutional models, measured "
         "where precision or compile is auto.",
     )
+    linear: Literal["auto", "blas", "onednn"] = Field(
+        "auto",
+        description="Which library computes large dense layers of a float32 step on a CPU; they differ by "
+        "rounding. auto: measured when training begins (on AMD's processors onednn is often twice as fast).",
+    )
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",
         description="replicate: each worker holds the whole model. shard: each holds a slice of "

@@ -111,7 +111,7 @@ class Run(Record, frozen=True, kw_only=True):
     """Named, flat inputs (``data``, ``code``, ``train.epochs``, …) whose digest is the id."""
     backend: str = ""
     execution: dict[str, Any] = {}
-    """How steps were computed: ``precision``, ``compile``, ``channels_last``, ``parallel``, ``micro_batch``."""
+    """How steps were computed: ``precision``, ``compile``, ``channels_last``, ``linear``, ``parallel``, ``micro_batch``."""
     engine: str = ""
     world_size: int = 0
     workers: tuple[WorkerRecord, ...] = ()

@@ -56,6 +56,7 @@ def asked_for(section: TrainSection, workers: int, steps: int) -> Execution:
         precision=section.precision,
         compile=section.compile,
         channels_last=section.channels_last,
+        linear=section.linear,
         parallel=section.parallel,
         micro_batch=None if section.micro_batch == "auto" else section.micro_batch,
         samples=-(-section.batch_size // workers),

@@ -154,6 +154,7 @@ def _limited(project: Project, run: Run) -> Project:
         "max_steps": run.step if run.reason and run.reason in ENDINGS else None,
     }
     chosen = {name: value for name, value in run.execution.items() if value is not None}
+    chosen = {"linear": "blas", **chosen}  # runs of before there was a choice do not say it
     section = project.train.model_copy(update={**limits, **chosen})
     return project.model_copy(update={"train": section})
 

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from modelyard.data.image_file import decode_image
+from modelyard.data.pixels import decode_pixels
 from modelyard.spec.errors import DataError
 from modelyard.spec.signature import ImageInput
 
@@ -194,3 +196,41 @@ def test_an_orientation_in_xmp_counts() -> None:
     text.add_itxt("XML:com.adobe.xmp", "<tiff:Orientation>3</tiff:Orientation>")
     pixels = decode_image(GREY, saved(image, pnginfo=text))[0]
     np.testing.assert_array_equal(pixels, np.asarray(image)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    level=st.integers(0, 9),
+    seed=st.integers(0, 99),
+    broken=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=2),
+    cut=st.one_of(st.none(), st.integers(0, 10**6)),
+)
+def test_the_short_way_for_plain_png_decides_as_the_long_one(
+    mode: Literal["RGB", "L"],
+    size: tuple[int, int],
+    level: int,
+    seed: int,
+    broken: list[tuple[int, int]],
+    cut: int | None,
+) -> None:
+    shape = (size[1], size[0], 3) if mode == "RGB" else size[::-1]
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    content = bytearray(saved(Image.fromarray(pixels), compress_level=level))
+    for place, value in broken:
+        content[place % len(content)] = value
+    got = told(bytes(content if cut is None else content[: cut % len(content)]), mode, size)
+    # A chunk that says nothing, in front of the pixels, leads the long way.
+    content[33:33] = b"\0\0\0\0noTe" + zlib.crc32(b"noTe").to_bytes(4, "big")
+    if cut is None:
+        assert told(bytes(content), mode, size) == got
+    if cut is None and not broken:
+        assert got == pixels.tobytes()
+
+
+def told(content: bytes, mode: Literal["RGB", "L"], size: tuple[int, int]) -> bytes | None:
+    """The pixels, or None where the file is refused."""
+    try:
+        return decode_pixels(content, mode, size)
+    except DataError:
+        return None

@@ -14,7 +14,7 @@ from modelyard.data.decoders import Decoders, Slice
 from modelyard.data.image_file import MODES, channels_first
 from modelyard.spec.signature import ImageInput
 
-_IN_LINE_SECONDS = 0.1
+_IN_LINE_SECONDS = 0.05
 """Decoding that has taken so long is worth processes, which need about as long to be there."""
 _MOST_PROCESSES = 64
 Pictures = tuple[NDArray[np.uint8], dict[int, str]]

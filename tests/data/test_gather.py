@@ -39,7 +39,7 @@ def test_rows_of_what_is_no_plain_block_of_memory() -> None:
 
 @pytest.mark.parametrize("rows", [[3, 1, 2], [1, 2, 3]])
 def test_a_batch_of_pictures_is_aligned_and_never_taken_back(rows: list[int]) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 3, 256, 256), dtype=np.uint8)
     pictures.setflags(write=False)
     held = [gather(pictures, np.array(rows)) for _ in range(5)]
     assert all(batch.ctypes.data % 64 == 0 for batch in held)

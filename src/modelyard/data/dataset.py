@@ -136,6 +136,11 @@ class Split:
             return self._rows(positions)
         return self.batch(positions)
 
+    def stored_inputs(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The inputs of ``stored``, by places in the whole arrays: ``positions[places in the split]``."""
+        inputs = gather(self.inputs, rows)
+        return inputs if isinstance(self.spec, ImageInput) else finish(self.spec, inputs)
+
     def _rows(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         rows = self.positions.take(positions)
         return gather(self.inputs, rows), self.targets.take(rows, axis=0)

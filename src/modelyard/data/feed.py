@@ -9,11 +9,11 @@ advance and then waits for the step (backpressure). Which of the two is measured
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,12 @@ _WARM_UP, _MEASURED = 4, 16
 """Steps that are left out of the measure (memory, kernels), and steps that are measured, of each way."""
 _CHEAP, _GAIN = 0.05, 0.03
 """Making is left in line below this share of the time; the thread must save at least that one."""
+_PLANNED = 2**13
+"""Samples whose places are looked up at once."""
 _PLAIN = AugmentSection()
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """One worker's share of a global batch, in the form of ``Split.stored``; the arrays are its own."""
 
     inputs: NDArray[Any]
@@ -43,6 +44,17 @@ class Made:
     other_targets: NDArray[Any] | None = None
     weight: NDArray[np.float32] | None = None
     """Share of ``targets`` in each sample's loss, where samples are blends."""
+
+
+class _Part(NamedTuple):
+    """Steps from ``first`` on, one entry each."""
+
+    first: int
+    positions: Sequence[NDArray[np.int64]]
+    """In the split."""
+    rows: Sequence[NDArray[np.int64]]
+    """In the dataset's arrays."""
+    targets: Sequence[NDArray[Any]]
 
 
 class BatchMaker:
@@ -62,17 +74,30 @@ class BatchMaker:
         self._section = augment
         self._augmentation = Augmentation(augment, split.spec)
         self._mixes = bool(augment.mixup or augment.cutmix)
+        self._part = _Part(0, (), (), ())
 
     def make(self, step: int) -> Made:
         """The same for the same step, whenever and wherever it is asked for."""
-        positions = self._cursor.share(step, self._rank, self._size)
         if self._mixes:
-            return self._mixed(step, positions)
-        inputs, targets = self._split.stored(positions)
+            return self._mixed(step, self._cursor.share(step, self._rank, self._size))
+        place = step - self._part.first
+        if not 0 <= place < len(self._part.rows):
+            self._part, place = self._plan(step), 0
+        part = self._part
+        inputs = self._split.stored_inputs(part.rows[place])
         if self._augmentation.active:
+            positions = part.positions[place]
             places = self._start() + np.arange(len(positions))
             inputs = self._varied(step, places, positions, inputs)
-        return Made(inputs, targets)
+        return Made(inputs, part.targets[place])
+
+    def _plan(self, step: int) -> "_Part":
+        """What can be looked up for many steps at once: between two steps each call is a slow one."""
+        cursor, split = self._cursor, self._split
+        count = max(1, _PLANNED // max(1, cursor.batch_size // self._size))
+        shares = [cursor.share(step + n, self._rank, self._size) for n in range(count)]
+        rows = split.positions.take(np.stack(shares))
+        return _Part(step, shares, list(rows), list(split.targets.take(rows, axis=0)))
 
     def _mixed(self, step: int, positions: NDArray[np.int64]) -> Made:
         """Own samples and their partners, which may be other workers': both are read here."""

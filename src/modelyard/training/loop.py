@@ -197,31 +197,37 @@ def _run_steps(
     look: bool,
 ) -> State:
     """Steps ``start`` to ``end - 1`` and nothing else: this is where the time goes."""
-    world, section, batch_size = course.world, course.section, course.cursor.batch_size
+    batch_size = course.cursor.batch_size
     step_on, take, mark = course.backend.step, feed.take, course.heart.mark
-    for step in range(start, end):
+    for step, settings in enumerate(_settings(course, start, end, look=look), start):
         mark(DATA, step)
         made = take(step)
         mark(COMPUTE, step)
-        state, result = step_on(
-            state,
-            Batch(
-                inputs=made.inputs,
-                targets=made.targets,
-                global_size=batch_size,
-                other_targets=made.other_targets,
-                weight=made.weight,
-            ),
-            StepSettings(
-                learning_rate=learning_rate(section, step, course.steps),
-                seed=step_seed(section.seed, step, world.rank),
-                clip_norm=section.clip_norm,
-                measure_norm=step == end - 1,
-                sample_values=look and step == end - 1,
-            ),
+        batch = Batch(
+            inputs=made.inputs,
+            targets=made.targets,
+            global_size=batch_size,
+            other_targets=made.other_targets,
+            weight=made.weight,
         )
+        state, result = step_on(state, batch, settings)
         meetings.add(result)
     return state
+
+
+def _settings(course: Course, start: int, end: int, *, look: bool) -> list[StepSettings]:
+    """Of steps ``start`` to ``end - 1``; all before the first, as between two steps each call is a slow one."""
+    section, rank = course.section, course.world.rank
+    return [
+        StepSettings(
+            learning_rate=learning_rate(section, step, course.steps),
+            seed=step_seed(section.seed, step, rank),
+            clip_norm=section.clip_norm,
+            measure_norm=step == end - 1,
+            sample_values=look and step == end - 1,
+        )
+        for step in range(start, end)
+    ]
 
 
 def _evaluation_steps(course: Course) -> float:

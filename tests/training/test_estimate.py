@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.backends import open_backend
 from modelyard.backends.base import OptimizerSettings
@@ -17,7 +19,7 @@ from modelyard.spec.work import World
 from modelyard.tasks.signature import signature_of
 from modelyard.training.budget import STEPS, TIME, Limits
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
-from modelyard.training.rehearsal import Rehearsed, rehearse
+from modelyard.training.rehearsal import Rehearsed, rehearse, together
 from modelyard.training.schedules import total_steps
 from modelyard.training.train import train
 
@@ -69,6 +71,17 @@ def test_the_range_holds_what_the_training_takes(slow_place: Any, workers: int) 
     took = time.monotonic() - began
     assert run.step == steps and not list(slow_place.store.root.glob(".rehearsal-*"))
     assert 0.7 * found.fewest_seconds < took < 1.3 * found.most_seconds, (found, rehearsed)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0.001, 2.0)), min_size=1, max_size=60))
+def test_short_windows_are_put_together_and_none_is_left_out(
+    windows: list[tuple[int, float]],
+) -> None:
+    """Else those that a stall made long would be the only ones that count."""
+    found = together(windows)
+    assert sum(count for count, _ in found) == sum(count for count, _ in windows)
+    assert sum(took for _, took in found) == pytest.approx(sum(took for _, took in windows))
+    assert len(found) == 1 or all(took >= 0.39 for _, took in found)
 
 
 def test_a_training_that_is_shorter_than_its_rehearsal_is_seen_whole(place: Any) -> None:

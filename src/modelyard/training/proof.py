@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from modelyard.backends.source import code_digest
 from modelyard.spec.errors import TrainingError, UsageError
 from modelyard.spec.project import Project
-from modelyard.spec.records import AnyEvent, Dataset, Proof, Run, RunStarted
+from modelyard.spec.records import AnyEvent, Dataset, Noticed, Proof, Run, RunStarted
 from modelyard.store import Store, open_store
-from modelyard.store.events import read_events
+from modelyard.store.events import now, read_events
 from modelyard.training import checkpoints
 from modelyard.training.execution import EXECUTION
 from modelyard.training.inputs import inputs_of, run_id
@@ -37,6 +37,14 @@ _ALLOWED, _ALLOWED_LOW = 1e-3, 5e-2
 """What rounding may make of a loss within a few dozen steps: in float32, and in 16 bits."""
 _SMALL_LOSS = 1e-2
 """Below it a difference is not taken relative to the loss: that of a model that is all right is nothing."""
+
+
+_TOLD = {
+    "whole": "1 of 4: the training unbroken",
+    "broken": "2 of 4: the same, with a worker killed in the middle",
+    "here": "3 of 4: from the checkpoint of 2, the model held still",
+    "there": "4 of 4: the same with another number of workers",
+}
 
 
 class _Loss(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +187,8 @@ class _Rehearsals:
     ) -> Run:
         """``like`` another run computes (what is measured may come out otherwise each time), or from where it resumed."""
         project, store = self._project, open_store(self._scratch / name)
+        for observer in self._observers:
+            observer(Noticed(time=now(), attempt=0, message=_TOLD[name]))
         if workers is not None:
             section = project.train.model_copy(update={"workers": workers})
             project = project.model_copy(update={"train": section})

@@ -8,6 +8,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,8 @@ from modelyard.training.train import train
 _SECONDS, _LONGEST = 4.0, 20.0
 """How long steps are looked at; longer where they are so slow that fewer than _FEWEST were seen."""
 _FEWEST = 6
-_SHORT = 0.1
-"""Seconds; shorter windows say little, and are left out where there are longer ones."""
+_WINDOW = 0.4
+"""Seconds; shorter ones are put together, since a checkpoint or a stall falls into few of many."""
 
 
 class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +106,25 @@ class _Watch:
         windows = self._windows
         # The first steps warm up: kernels, memory, and the choice of how batches are made.
         windows = windows[len(windows) // 4 :]
-        long = [window for window in windows if window[1] >= _SHORT] or windows
         return Rehearsed(
             start=(self._started or time.time()) - self._ordered,
-            steps=tuple(took / count for count, took in long),
+            steps=tuple(took / count for count, took in together(windows)),
             evaluation=statistics.median(self._evaluations) if self._evaluations else None,
         )
+
+
+def together(windows: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Neighbours added up to at least ``_WINDOW`` seconds; what is left at the end goes to the last."""
+    found: list[tuple[int, float]] = []
+    count, took = 0, 0.0
+    for more, seconds in windows:
+        count, took = count + more, took + seconds
+        if took >= _WINDOW:
+            found.append((count, took))
+            count, took = 0, 0.0
+    if not count:
+        return found
+    if not found:
+        return [(count, took)]
+    before = found.pop()
+    return [*found, (before[0] + count, before[1] + took)]

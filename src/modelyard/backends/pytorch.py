@@ -241,6 +241,12 @@ class PyTorch(Backend):
         self, state: TorchState, inputs: torch.Tensor, answers: Tensors, size: int
     ) -> torch.Tensor:
         """The last pass of a step: its backward part is an exchange where gradients travel beside it."""
+        if state.recorded is not None:
+
+            def share(outputs: torch.Tensor, answers: Tensors) -> torch.Tensor:
+                return self._of_outputs(state, outputs, answers, size)
+
+            return state.recorded(inputs, answers, size, share)
         if state.together.equally_often:
             self.before_exchange()
         loss = self._loss(state, inputs, answers, size)
@@ -296,7 +302,11 @@ class PyTorch(Backend):
             return mean.float() * (len(inputs) / size)
         with state.precision.forward():
             outputs = state.together.runner(inputs)
-        outputs = outputs.float()
+        return self._of_outputs(state, outputs.float(), answers, size)
+
+    def _of_outputs(
+        self, state: TorchState, outputs: torch.Tensor, answers: Tensors, size: int
+    ) -> torch.Tensor:
         losses: torch.Tensor = state.task.loss(self.ops, outputs, answers[0])
         if len(answers) > 1:  # of a blend of two, each label's loss by its share
             others = state.task.loss(self.ops, outputs, answers[1])

@@ -20,6 +20,7 @@ from modelyard.backends.pytorch_precision import (
     check_precision,
     order_weights,
 )
+from modelyard.backends.pytorch_recorded import Recorded, recordable
 from modelyard.backends.pytorch_tune import Reduce, Subject, compiled, settle, warm_up
 from modelyard.spec.errors import ModelError
 from modelyard.spec.records import TaskSpec
@@ -51,6 +52,8 @@ class TorchState:
     """Scale and shift that make model form from pictures as they are stored."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
+    recorded: Recorded | None = None
+    """Both passes of a model whose steps are always alike."""
     kernels: AbstractContextManager[None] = field(init=False)
     """Around a step: other kernels than torch would take by itself."""
 
@@ -119,6 +122,7 @@ def begin_training(
         notes=(*notes, *measured),
         finish=_finish(spec, device),
         outline=outline,
+        recorded=_recorded(model, call, parameters, execution, device),
     )
     if execution.compile:
         warm_up(state.together.runner, execution, subject)
@@ -162,6 +166,18 @@ def _together(
     if device.type == "cpu" and one_kind:
         return Gathered(runner, model, parameters)
     return Beside(call, model, size=world.size, unused=unused, compiled=compile_it)
+
+
+def _recorded(
+    model: nn.Module,
+    call: nn.Module,
+    parameters: tuple[nn.Parameter, ...],
+    execution: Execution,
+    device: torch.device,
+) -> Recorded | None:
+    if call is not model or device.type != "cpu" or not recordable(model, parameters, execution):
+        return None
+    return Recorded(model, parameters)
 
 
 def _finish(

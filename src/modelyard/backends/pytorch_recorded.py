@@ -81,7 +81,12 @@ class Recorded:
         count = len(self._parameters)
 
         def both_passes(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            weights, one, x, rest = given[:count], given[count], given[count + 1], given[count + 2 :]
+            weights, one, x, rest = (
+                given[:count],
+                given[count],
+                given[count + 1],
+                given[count + 2 :],
+            )
             named = dict(zip(self._names, weights, strict=True))
             total = loss(torch.func.functional_call(self._model, named, (x,)), rest)
             return total, *torch.autograd.grad(total, weights, one)
@@ -151,13 +156,20 @@ def _strike_out(node: fx.Node, fixed: dict[fx.Node, torch.Tensor]) -> None:
         fixed[node] = fixed[source].detach().t()  # the weight itself, seen the other way
     elif node.target is _aten.view.default and source.target is _aten.sum.dim_IntList:
         _, axes, kept = (*source.args, False)[:3]
-        if kept and axes == [0] and len(cast("list[int]", node.args[1])) == 1 and len(source.users) == 1:
+        if (
+            kept
+            and axes == [0]
+            and len(cast("list[int]", node.args[1])) == 1
+            and len(source.users) == 1
+        ):
             source.args = source.args[:2]  # the sum without the axis that the view takes away again
             node.replace_all_uses_with(source)
-    elif node.target in _FOLDED and all(other in fixed for other in node.all_input_nodes):
-        if not any(isinstance(fixed[other], nn.Parameter) for other in node.all_input_nodes):
-            arguments = fx.node.map_arg(node.args, lambda other: fixed[other])
-            fixed[node] = cast("Any", node.target)(*arguments, **node.kwargs)
+    elif node.target in _FOLDED and all(
+        other in fixed and not isinstance(fixed[other], nn.Parameter)
+        for other in node.all_input_nodes
+    ):
+        arguments = fx.node.map_arg(node.args, lambda other: fixed[other])
+        fixed[node] = cast("Any", node.target)(*arguments, **node.kwargs)
 
 
 _TWICE_IS_NOTHING = {_aten.t.default, _aten.neg.default}

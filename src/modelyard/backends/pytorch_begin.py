@@ -52,13 +52,15 @@ class TorchState:
     """Scale and shift that make model form from pictures as they are stored."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
-    recorded: Recorded | None = None
+    recorded: Recorded | None = field(init=False)
     """Both passes of a model whose steps are always alike."""
     kernels: AbstractContextManager[None] = field(init=False)
     """Around a step: other kernels than torch would take by itself."""
 
     def __post_init__(self) -> None:
         self.kernels = OneDNN() if self.execution.linear == "onednn" else nullcontext()
+        alike = self.call is self.model and recordable(self.model, self.parameters, self.execution)
+        self.recorded = Recorded(self.model, self.parameters) if alike else None
 
     @property
     def own_loss(self) -> bool:
@@ -122,7 +124,6 @@ def begin_training(
         notes=(*notes, *measured),
         finish=_finish(spec, device),
         outline=outline,
-        recorded=_recorded(model, call, parameters, execution, device),
     )
     if execution.compile:
         warm_up(state.together.runner, execution, subject)
@@ -166,18 +167,6 @@ def _together(
     if device.type == "cpu" and one_kind:
         return Gathered(runner, model, parameters)
     return Beside(call, model, size=world.size, unused=unused, compiled=compile_it)
-
-
-def _recorded(
-    model: nn.Module,
-    call: nn.Module,
-    parameters: tuple[nn.Parameter, ...],
-    execution: Execution,
-    device: torch.device,
-) -> Recorded | None:
-    if call is not model or device.type != "cpu" or not recordable(model, parameters, execution):
-        return None
-    return Recorded(model, parameters)
 
 
 def _finish(

@@ -87,6 +87,8 @@ def test_the_plan_is_a_process_table(tmp_path: Path) -> None:
                     "MODELYARD_ATTEMPT": "1",
                     "MODELYARD_RENDEZVOUS": f"{tmp_path.as_uri()}/a%20run/rendezvous-1",
                     "OMP_NUM_THREADS": "3",
+                    "TF_NUM_INTRAOP_THREADS": "3",
+                    "TF_NUM_INTEROP_THREADS": "3",
                     "PYTHONUNBUFFERED": "1",
                 },
                 "log": f"{folder}/logs/rank-0.log",

@@ -7,8 +7,11 @@ BUILT_IN = {
     "pytorch": Plugin(
         "modelyard.backends.pytorch:PyTorch", "PyTorch: DDP over gloo or nccl", "pytorch"
     ),
+    "keras": Plugin(
+        "modelyard.backends.keras:Keras", "Keras 3 on TensorFlow, JAX or PyTorch", "keras"
+    ),
 }
-OWNS = {"torch": "pytorch"}
+OWNS = {"torch": "pytorch", "keras": "keras"}
 """Top-level package of a base class to the backend that trains it."""
 BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pytorch"}
 """Model names a project may use instead of ``module:function``, and the backend that builds them."""
@@ -17,8 +20,11 @@ BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pyto
 def recognise(model: object) -> str:
     """Name of the backend for ``model``, from the classes it descends from, nearest first.
 
+    A class may name its backend itself, as ``modelyard_backend``, and so can one of another package.
     Raises ModelError where no base class belongs to a known framework.
     """
+    if named := getattr(type(model), "modelyard_backend", ""):
+        return str(named)
     for base in type(model).__mro__:
         if backend := OWNS.get(base.__module__.partition(".")[0]):
             return backend

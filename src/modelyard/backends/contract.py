@@ -242,7 +242,8 @@ def _begin_with(
     input: ImageInput | None = None,  # noqa: A002
 ) -> State:
     backend.seed(seed)
-    model = build_model(Path(case.root), case.build, case.args, case.signature, case.task)
+    root = Path(case.root)
+    model = build_model(root, case.build, case.args, case.signature, case.task, seed=seed)
     return backend.begin(model, case.task, optimizer, case.signature, input)
 
 

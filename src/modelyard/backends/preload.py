@@ -1,5 +1,6 @@
 """What the framework of a model will import in each worker, found without importing any of it."""
 
+import os
 from pathlib import Path
 
 from modelyard.backends import BUILT_IN_MODELS, OWNS
@@ -10,7 +11,10 @@ from modelyard.spec.errors import ModelError
 _OF_BACKEND = {
     # The first step of an optimizer imports dynamo, which takes as long as torch itself.
     "pytorch": ("modelyard.backends.pytorch", "modelyard.backends.pytorch_models", "torch._dynamo"),
+    "keras": ("modelyard.backends.keras",),
 }
+_KERAS_BACKEND = "KERAS_BACKEND"
+"""What Keras stands on; a model's code that sets it must do so before Keras is imported."""
 
 
 def preload(root: Path, build: str) -> tuple[str, ...]:
@@ -22,7 +26,31 @@ def preload(root: Path, build: str) -> tuple[str, ...]:
         backends = {BUILT_IN_MODELS[build]}
     else:
         backends = _backends_in_code(root.resolve(), build)
-    return tuple(name for key in sorted(backends) for name in _OF_BACKEND.get(key, ()))
+    return tuple(
+        name
+        for key in sorted(backends)
+        for name in (*_OF_BACKEND.get(key, ()), *(_below_keras() if key == "keras" else ()))
+    )
+
+
+def _below_keras() -> tuple[str, ...]:
+    """TensorFlow may be forked before its first operation; JAX starts threads, so that it comes later."""
+    return ("modelyard.backends.keras_tensorflow",) if _stands_on() == "tensorflow" else ()
+
+
+def _stands_on() -> str:
+    return os.environ.get(_KERAS_BACKEND) or "tensorflow"
+
+
+def backend_in_code(root: Path, build: str) -> str:
+    """The backend of the one framework that the model's code names; empty where it names none or several.
+
+    It spares a worker to build the model only to see whose it is.
+    """
+    if build in BUILT_IN_MODELS:
+        return BUILT_IN_MODELS[build]
+    found = _backends_in_code(root.resolve(), build)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _backends_in_code(root: Path, build: str) -> set[str]:
@@ -30,5 +58,7 @@ def _backends_in_code(root: Path, build: str) -> set[str]:
         files = code_files(root, build).values()
     except ModelError:
         return set()  # the worker says it, with the mend
+    if any(_KERAS_BACKEND in file.read_text(errors="replace") for file in files):
+        return set()
     names = {name.partition(".")[0] for file in files for name in imported_names(root, file)}
     return {OWNS[name] for name in names if name in OWNS}

@@ -31,19 +31,27 @@ from modelyard.tasks import open_task
 
 
 def build_model(
-    root: Path, build: str, args: dict[str, Any], signature: Signature, task: TaskSpec
+    root: Path,
+    build: str,
+    args: dict[str, Any],
+    signature: Signature,
+    task: TaskSpec,
+    *,
+    seed: int = 0,
 ) -> object:
     """The model that ``build`` makes: a built-in's name, or ``module:function`` in the folder ``root``.
 
     The function is called with those it declares of ``input_shape`` (tuple of int, without the
-    batch), ``outputs`` (int), ``classes`` (tuple of str) and ``vocabulary`` (int, for texts only:
-    tokens are less than it), and with ``args``.
+    batch), ``outputs`` (int), ``classes`` (tuple of str), ``vocabulary`` (int, for texts only:
+    tokens are less than it) and ``seed`` (int, for frameworks that have no global one), and with
+    ``args``.
     Raises ModelError naming the user's file and line.
     """
     offered = {
         "input_shape": tuple(size or 1 for size in signature.inputs[0].shape[1:]),
         "outputs": open_task(task).output_size,
         "classes": task.classes,
+        "seed": seed,
     }
     if signature.inputs[0].below is not None:
         offered["vocabulary"] = signature.inputs[0].below
@@ -238,7 +246,12 @@ def _arguments(
                 f"model.args has {key!r}, which {build} ({place}) does not take{hint}",
                 f"it takes: {', '.join(names) or 'nothing'}",
             )
-    chosen = {key: value for key, value in offered.items() if key in names or takes_all} | args
+    # A function that takes everything gets what describes the data; a seed must be asked for.
+    chosen = {
+        key: value
+        for key, value in offered.items()
+        if key in names or (takes_all and key != "seed")
+    } | args
     missing = [
         p.name
         for p in parameters

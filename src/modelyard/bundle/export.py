@@ -56,7 +56,18 @@ from modelyard.tasks.signature import signature_of
 PARITY_SAMPLES = 256
 GOLDEN_SAMPLES = 8
 _SEARCHED = 4096
-_PACKAGES = ("numpy", "pillow", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "torch",
+    "keras",
+    "tensorflow-cpu",
+    "jax",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     folders = {"sources": "data.sources", "tasks": "tasks", "backends": "backends", "engines": "engines",
                "runtimes": "serving.runtime", "protocols": "serving.protocols", "targets": "deployment.targets"}  # fmt: skip
-    needs = {"pytorch": "torch", "serving": "onnxruntime"}
+    needs = {"pytorch": "torch", "keras": "keras", "serving": "onnxruntime"}
     rows = []
     for seam, folder in folders.items():
         built_in = import_module(f"modelyard.{folder}").BUILT_IN

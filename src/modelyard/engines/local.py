@@ -47,6 +47,8 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Written by the process that started it, once it has collected it."""
 
 
+_THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""What libraries read when they begin, which may be before a worker's own code could tell them."""
 _OF_ONE_ATTEMPT = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MODELYARD_ATTEMPT", "MODELYARD_RENDEZVOUS"}
 )  # fmt: skip
@@ -76,7 +78,7 @@ class Local(Engine):
             "LOCAL_WORLD_SIZE": str(job.size),
             "MODELYARD_ATTEMPT": str(job.attempt),
             "MODELYARD_RENDEZVOUS": (folder / f"rendezvous-{job.attempt}").as_uri(),
-            "OMP_NUM_THREADS": str(job.resources.threads),
+            **dict.fromkeys(_THREADS, str(job.resources.threads)),
             "PYTHONUNBUFFERED": "1",
         }
         return {

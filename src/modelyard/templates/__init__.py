@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from modelyard.spec.errors import UsageError, YardError, from_os_error
+from modelyard.spec.errors import UsageError, YardError, from_os_error, nearest
 from modelyard.spec.plugins import Plugin, load, table
 
 BUILT_IN = {
@@ -32,6 +32,8 @@ BUILT_IN = {
 MARK = "{{name}}"
 """Stands for the project's name in the text files."""
 FILES = Path(__file__).parent / "files"
+DEFAULT = "pytorch"
+"""The framework of a template's own ``model.py``; those of others lie in folders of their names."""
 
 
 def names() -> list[str]:
@@ -39,17 +41,26 @@ def names() -> list[str]:
     return sorted(table("templates", BUILT_IN))
 
 
-def create(template: str, folder: Path, name: str) -> list[Path]:
+def frameworks(template: str) -> list[str]:
+    """Those that a built-in template has a model for."""
+    variants = [path.name for path in (FILES / template).glob("*/") if (path / "model.py").exists()]
+    return [DEFAULT, *sorted(variants)]
+
+
+def create(template: str, folder: Path, name: str, framework: str = DEFAULT) -> list[Path]:
     """Write a project into ``folder`` (new or empty) and return its files, sorted.
+
+    ``framework`` chooses the model's: the same project, another ``model.py``.
 
     The folder appears whole or not at all: everything is written beside it and then renamed.
 
-    Raises UsageError for an unknown template, a name that cannot be a project's name, or a folder
+    Raises UsageError for an unknown template or framework, a name that cannot be a project's name, or a folder
     that is in use; MissingExtraError without scikit-learn; StoreError for a full disk.
     """
     _check_name(name)
     _check_free(folder)
     write = load("templates", template, BUILT_IN)
+    _check_framework(template, framework)
     target = folder.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +68,8 @@ def create(template: str, folder: Path, name: str) -> list[Path]:
         try:
             temporary.chmod(0o755)
             write(temporary, name)
+            if framework != DEFAULT:
+                _copy(FILES / template / framework, temporary, name)
             _publish(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -67,10 +80,27 @@ def create(template: str, folder: Path, name: str) -> list[Path]:
 
 def copy_files(template: str, folder: Path, name: str) -> None:
     """Copy the text files of a built-in template, with the project's name in the marked places."""
-    for file in sorted((FILES / template).iterdir()):
+    _copy(FILES / template, folder, name)
+
+
+def _copy(source: Path, folder: Path, name: str) -> None:
+    for file in sorted(path for path in source.iterdir() if path.is_file()):
         # Packaging tools drop files called .gitignore, so it travels under a plain name.
         target = folder / (".gitignore" if file.name == "gitignore" else file.name)
         target.write_text(file.read_text(encoding="utf-8").replace(MARK, name), encoding="utf-8")
+
+
+def _check_framework(template: str, framework: str) -> None:
+    if framework == DEFAULT:
+        return
+    known = frameworks(template) if template in BUILT_IN else []
+    if framework not in known:
+        close = nearest(framework, known)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise UsageError(
+            f"the template {template!r} has no model for {framework!r}{hint}",
+            f"it has: {', '.join(known)}" if known else "leave out --framework",
+        )
 
 
 def _check_name(name: str) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Backend, Execution, OptimizerSettings, State
+from modelyard.backends.preload import backend_in_code
 from modelyard.backends.source import build_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
@@ -74,13 +75,15 @@ def world_from_environment() -> World:
 
 def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], began: float) -> int:
     def build() -> object:
-        return build_model(Path(order.root), order.build, order.args, order.signature, order.task)
+        root, seed = Path(order.root), order.seed
+        return build_model(root, order.build, order.args, order.signature, order.task, seed=seed)
 
     with contextlib.ExitStack() as stack:
         heart = _heart(order, world)
         stack.callback(heart.close)
-        # Where no backend is named, the model itself tells which one it is for.
-        backend = open_backend(order.backend or recognise(build()))
+        # Where no backend is named and the code leaves it open, the model tells which one it is for.
+        named = order.backend or backend_in_code(Path(order.root), order.build)
+        backend = open_backend(named or recognise(build()))
         backend.before_exchange = heart.exchange
         device = stack.enter_context(
             backend.join(world, device=order.section.device, threads=order.threads)

@@ -1,0 +1,279 @@
+"""Keras 3 on TensorFlow, JAX or PyTorch, on one process and on several.
+
+Keras trains on the framework that ``KERAS_BACKEND`` names (TensorFlow, where nothing does). The workers'
+gradients are summed by ``exchange.py``, between a graph that computes them and one that applies them,
+so that several processes are the same for all three. docs/decisions/0014 says what else was tried.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "2"
+)  # before TensorFlow is loaded, which greets at length
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.backends.base import (
+    Backend,
+    Batch,
+    Estimate,
+    Execution,
+    OptimizerSettings,
+    Snapshot,
+    StepResult,
+    StepSettings,
+)
+from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.keras_execution import (
+    choose_device,
+    computing,
+    explain,
+    machine_memory,
+    settle,
+)
+from modelyard.backends.keras_model import (
+    KerasOps,
+    Subject,
+    seed_values,
+    set_precision,
+    subject_of,
+)
+from modelyard.backends.keras_optimizer import factors
+from modelyard.backends.keras_state import as_array, restore_state, snapshot_state
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import NaturalInput, Signature
+from modelyard.spec.work import World
+
+_ALONE = World(rank=0, size=1, rendezvous="")
+
+
+@dataclass(eq=False)
+class KerasState:
+    """What ``step`` changes in place."""
+
+    subject: Subject
+    program: Any
+    settings: OptimizerSettings
+    execution: Execution
+    notes: tuple[str, ...]
+    steps: int = 0
+    """Optimizer steps so far."""
+
+
+class Keras(Backend):
+    """See the contract in ``base.py``; one object belongs to one process."""
+
+    name = "keras"
+    ops = KerasOps()
+
+    def __init__(self) -> None:
+        self._world, self._exchange = _ALONE, Exchange(_ALONE, {})
+        self._device = "cpu"
+
+    @contextlib.contextmanager
+    def join(self, world: World, *, device: str, threads: int) -> Iterator[str]:
+        """Raises TrainingError where a device is missing or another worker does not come."""
+        before = (self._world, self._exchange, self._device)
+        with computing(world, threads), meet(world) as exchange:
+            self._device = choose_device(device, world)
+            self._world, self._exchange = world, exchange
+            try:
+                yield self._device
+            finally:
+                self._world, self._exchange, self._device = before
+
+    def seed(self, value: int) -> None:
+        keras.utils.set_random_seed(value % 2**32)
+
+    def begin(
+        self,
+        model: object,
+        task: TaskSpec,
+        optimizer: OptimizerSettings,
+        signature: Signature,
+        input: NaturalInput | None = None,  # noqa: A002
+    ) -> KerasState:
+        """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
+        subject = subject_of(model, task, optimizer, signature, input)
+        for variable in subject.names.values():
+            self._make_equal(variable)
+        execution, program, notes = settle(subject, optimizer.execution, self._world, self.reduce)
+        return KerasState(
+            subject=subject,
+            program=program,
+            settings=optimizer,
+            execution=execution,
+            notes=notes,
+        )
+
+    def execution(self, state: KerasState) -> Execution:
+        return state.execution
+
+    def notes(self, state: KerasState) -> tuple[str, ...]:
+        return state.notes
+
+    def describe_device(self) -> str:
+        return machine_memory()
+
+    def step(
+        self, state: KerasState, batch: Batch, settings: StepSettings
+    ) -> tuple[KerasState, StepResult]:
+        """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
+        with explain(self._world, self._device):
+            samples = self._sampled(state, batch, settings) if settings.sample_values else None
+            changing = factors(settings.learning_rate, state.steps + 1)
+            clip, measure = settings.clip_norm, settings.measure_norm
+            if self._world.size == 1 and not state.execution.micro_batch:
+                seeds = seed_values(state.subject, settings.seed)
+                given = (batch.inputs, _answers(batch), seeds, batch.global_size)
+                loss, norm = state.program.whole(*given, changing, clip, measure)
+            else:
+                loss, flat = self._gradients(state, batch, settings.seed)
+                self.before_exchange()
+                self._add(state.subject, flat, len(batch.inputs) / batch.global_size)
+                norm = state.program.apply(flat, changing, clip, measure)
+        state.steps += 1
+        return state, StepResult(loss=loss, gradient_norm=norm, samples=samples)
+
+    def evaluate(self, state: KerasState, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """In float32, whatever the steps use."""
+        with explain(self._world, self._device), _float32(state):
+            found: NDArray[np.float32] = state.program.outputs(inputs)
+        return found
+
+    def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = np.array(values, dtype=np.float64)
+        if self._world.size > 1:
+            self.before_exchange()
+            self._exchange.add(total)
+        return total
+
+    def snapshot(self, state: KerasState) -> Snapshot:
+        state.program.settle()
+        numbers = {"optimizer": state.settings.name, "steps": state.steps}
+        return snapshot_state(state.subject, state.program.slots, numbers)
+
+    def restore(self, state: KerasState, snapshot: Snapshot) -> KerasState:
+        if restore_state(state.subject, state.program.slots, state.settings.name, snapshot):
+            state.steps = int(snapshot.numbers.get("steps", 0))
+        state.program.refresh()
+        return state
+
+    def estimate(self, state: KerasState, batch: Batch) -> Estimate | None:
+        from modelyard.backends.keras_execution import estimate
+
+        def step() -> None:
+            _, result = self.step(state, batch, StepSettings(learning_rate=0.0, seed=0))
+            float(result.loss)
+
+        return estimate(state.subject, state.execution, len(batch.targets), step)
+
+    def export(self, state: KerasState, path: Path, signature: Signature) -> None:
+        """Write ``state``'s model to ``path``; raises ExportError naming what cannot be expressed."""
+        with _float32(state):
+            state.program.export(path, signature)
+
+    def _gradients(
+        self, state: KerasState, batch: Batch, seed: int
+    ) -> tuple[Any, NDArray[np.float32]]:
+        """Of this worker's share, in pieces of at most ``micro_batch``; each draws numbers of its own."""
+        count, size = len(batch.inputs), batch.global_size
+        rounds = max(1, -(-count // (state.execution.micro_batch or count or 1)))
+        ends = [count * place // rounds for place in range(rounds + 1)]
+        answers, total = _answers(batch), None
+        if not count:  # nobody's share: the weights' sizes are all that is needed
+            return np.float32(0.0), np.zeros(_size(state.subject), np.float32)
+        trained, flat = _trained(state.subject), np.empty(0, np.float32)
+        for number, (start, end) in enumerate(itertools.pairwise(ends)):
+            seeds = seed_values(state.subject, seed if not number else seed + number * 2**32)
+            piece = tuple(answer[start:end] for answer in answers)
+            loss, found = state.program.gradients(batch.inputs[start:end], piece, seeds, size)
+            if total is None:
+                total, flat = loss, found
+            else:
+                total = total + loss
+                flat[:trained] += found[:trained]
+                flat[trained:] = found[trained:]
+        return total, flat
+
+    def _add(self, subject: Subject, flat: NDArray[np.float32], share: float) -> None:
+        """Gradients are summed, running statistics averaged by share; of the rest worker 0's are taken."""
+        if self._world.size == 1:
+            return
+        start = _trained(subject)
+        end = start + sum(int(np.prod(v.shape)) for v in subject.statistics)
+        flat[start:end] *= np.float32(share)
+        flat[end:] *= self._world.rank == 0
+        self._exchange.add(flat)
+
+    def _sampled(
+        self, state: KerasState, batch: Batch, settings: StepSettings
+    ) -> dict[str, NDArray[Any]]:
+        """Of the weights, and of this worker's gradients from a pass of its own that changes nothing."""
+        before = self.snapshot(state)
+        _, flat = self._gradients(state, batch, settings.seed)
+        self.restore(state, before)
+        return _spaced_values(state.subject, before, flat)
+
+    def _make_equal(self, variable: Any) -> None:
+        if self._world.size > 1:
+            array = as_array(variable.value)
+            self._exchange.copy_from_first(array.reshape(-1))
+            variable.assign(array)
+
+
+def _answers(batch: Batch) -> tuple[NDArray[Any], ...]:
+    """Targets; of blends also the other targets and the weights."""
+    if batch.other_targets is None or batch.weight is None:
+        return (batch.targets,)
+    return (batch.targets, batch.other_targets, batch.weight)
+
+
+def _trained(subject: Subject) -> int:
+    return sum(int(np.prod(v.shape)) for v in subject.trainable)
+
+
+def _size(subject: Subject) -> int:
+    kept = (*subject.statistics, *subject.others)
+    return _trained(subject) + sum(int(np.prod(v.shape)) for v in kept)
+
+
+@contextlib.contextmanager
+def _float32(state: KerasState) -> Iterator[None]:
+    if state.execution.precision == "float32":
+        yield
+        return
+    back = set_precision(state.subject.model, "float32")
+    try:
+        yield
+    finally:
+        back()
+
+
+_MOST_TENSORS, _MOST_VALUES = 128, 4096
+
+
+def _spaced_values(
+    subject: Subject, snapshot: Snapshot, flat: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors."""
+    names = {id(variable): name for name, variable in subject.names.items()}
+    found, start = {}, 0
+    every = max(1, -(-len(subject.trainable) // _MOST_TENSORS))
+    for place, variable in enumerate(subject.trainable):
+        name, count = names[id(variable)], int(np.prod(variable.shape))
+        if place % every == 0:
+            step = max(1, -(-count // _MOST_VALUES))
+            weights = snapshot.tensors[f"model.{name}"].reshape(-1)
+            found[f"weights/{name}"] = weights[::step].astype(np.float32)
+            found[f"gradients/{name}"] = flat[start : start + count : step].copy()
+        start += count
+    return found

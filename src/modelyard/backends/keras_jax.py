@@ -1,0 +1,208 @@
+"""A Keras model's step as compiled JAX functions of all its values."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.backends.keras_model import Subject
+from modelyard.spec.errors import ExportError
+from modelyard.spec.signature import Signature
+from modelyard.spec.work import World
+
+Tensor = Any
+Array = NDArray[Any]
+_THREADS = "NPROC"
+
+
+@contextlib.contextmanager
+def computing(world: World, threads: int) -> Iterator[None]:  # noqa: ARG001
+    """JAX makes as many threads as the variable says, when it is first used."""
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_THREADS, None)
+        else:
+            os.environ[_THREADS] = before
+
+
+class Program:
+    """See ``keras_tensorflow``; here the values go in and come out, and the model's variables rest meanwhile."""
+
+    can_compile = False
+
+    def __init__(self, subject: Subject, *, compiled: bool) -> None:
+        self._subject = subject
+        self._fixed = list(subject.model.non_trainable_variables)
+        places = {id(v): place for place, v in enumerate(self._fixed)}
+        self._kept = [places[id(v)] for v in (*subject.statistics, *subject.others)]
+        self._seeds = [places[id(v)] for v in subject.seeds]
+        self.slots: list[list[Tensor]] = [
+            [jnp.zeros_like(v.value) for _ in subject.rule.slots] for v in subject.trainable
+        ]
+        self._weights: list[Tensor] = []
+        self._rest: list[Tensor] = []
+        self.refresh()
+        self._whole = jax.jit(self._step, donate_argnums=(0, 1, 2))
+        self._gradients = jax.jit(self._backward, donate_argnums=(1,))
+        self._apply = jax.jit(self._applied, donate_argnums=(0, 1, 2))
+        self._outputs = jax.jit(self._forward)
+
+    def whole(
+        self,
+        inputs: Array,
+        answers: Sequence[Array],
+        seeds: Array,
+        size: float,
+        factors: Array,
+        clip: float | None,
+        measure: bool,
+    ) -> tuple[Tensor, Tensor]:
+        limit = np.float32(np.inf if clip is None else clip)
+        self._weights, self._rest, self.slots, loss, norm = self._whole(
+            self._weights, self._rest, self.slots,
+            inputs, tuple(answers), seeds, np.float32(size), factors, limit,
+        )  # fmt: skip
+        return loss, norm if measure or clip is not None else None
+
+    def gradients(
+        self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
+    ) -> tuple[Tensor, Array]:
+        loss, flat, self._rest = self._gradients(
+            self._weights, self._rest, inputs, tuple(answers), seeds, np.float32(size)
+        )
+        return loss, np.array(flat)
+
+    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
+        limit = np.float32(np.inf if clip is None else clip)
+        self._weights, self._rest, self.slots, norm = self._apply(
+            self._weights, self._rest, self.slots, flat, factors, limit
+        )
+        return norm if measure or clip is not None else None
+
+    def outputs(self, inputs: Array) -> NDArray[np.float32]:
+        return np.asarray(self._outputs(self._weights, self._rest, inputs))
+
+    def export(self, path: Path, signature: Signature) -> None:
+        """There is no way from here; but the weights are the same on TensorFlow."""
+        raise ExportError(
+            "Keras on JAX cannot write ONNX here",
+            "run the same command with KERAS_BACKEND=tensorflow",
+        )
+
+    def settle(self) -> None:
+        """Bring the values home into the model's variables."""
+        for variable, value in zip(self._subject.trainable, self._weights, strict=True):
+            variable.assign(jnp.array(value))
+        for variable, value in zip(self._fixed, self._rest, strict=True):
+            variable.assign(jnp.array(value))
+
+    def refresh(self) -> None:
+        """Fetch the values from the model's variables: copies, as a step gives its own away."""
+        self._weights = [jnp.array(v.value) for v in self._subject.trainable]
+        self._rest = [jnp.array(v.value) for v in self._fixed]
+
+    def _forward(self, weights: list[Tensor], rest: list[Tensor], inputs: Tensor) -> Tensor:
+        subject = self._subject
+        outputs, _ = subject.model.stateless_call(
+            weights, rest, subject.prepared(inputs), training=False
+        )
+        return outputs.astype(jnp.float32)
+
+    def _loss_and_gradients(
+        self,
+        weights: list[Tensor],
+        rest: list[Tensor],
+        inputs: Tensor,
+        answers: Sequence[Tensor],
+        seeds: Tensor,
+        size: Tensor,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        subject, rest = self._subject, list(rest)
+        for number, place in enumerate(self._seeds):
+            rest[place] = seeds[number].astype(rest[place].dtype)
+
+        def loss_of(weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            outputs, changed, added = subject.model.stateless_call(
+                weights, rest, subject.prepared(inputs), training=True, return_losses=True
+            )
+            loss = subject.loss(outputs, answers, size)
+            return loss + sum(added) * (len(inputs) / size), changed
+
+        (loss, changed), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        return loss, gradients, changed
+
+    def _backward(
+        self, weights: list[Tensor], rest: list[Tensor], *given: Any
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        loss, gradients, rest = self._loss_and_gradients(weights, rest, *given)
+        members = [*gradients, *(rest[place].astype(jnp.float32) for place in self._kept)]
+        return loss, jnp.concatenate([jnp.ravel(member) for member in members]), rest
+
+    def _step(
+        self,
+        weights: list[Tensor],
+        rest: list[Tensor],
+        slots: list[list[Tensor]],
+        inputs: Tensor,
+        answers: Sequence[Tensor],
+        seeds: Tensor,
+        size: Tensor,
+        factors: Tensor,
+        clip: Tensor,
+    ) -> Any:
+        loss, gradients, rest = self._loss_and_gradients(
+            weights, rest, inputs, answers, seeds, size
+        )
+        weights, slots, norm = self._update(weights, slots, gradients, factors, clip)
+        return weights, rest, slots, loss, norm
+
+    def _applied(
+        self,
+        weights: list[Tensor],
+        rest: list[Tensor],
+        slots: list[list[Tensor]],
+        flat: Tensor,
+        factors: Tensor,
+        clip: Tensor,
+    ) -> Any:
+        rest = list(rest)
+        shapes = [w.shape for w in weights] + [rest[place].shape for place in self._kept]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        parts = [
+            part.reshape(shape) for part, shape in zip(jnp.split(flat, ends), shapes, strict=True)
+        ]
+        for part, place in zip(parts[len(weights) :], self._kept, strict=True):
+            rest[place] = part.astype(rest[place].dtype)
+        weights, slots, norm = self._update(weights, slots, parts[: len(weights)], factors, clip)
+        return weights, rest, slots, norm
+
+    def _update(
+        self,
+        weights: list[Tensor],
+        slots: list[list[Tensor]],
+        gradients: list[Tensor],
+        factors: Tensor,
+        clip: Tensor,
+    ) -> tuple[list[Tensor], list[list[Tensor]], Tensor]:
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients))
+        share = jnp.minimum(clip / (norm + 1e-6), 1.0)
+        rule: Any = self._subject.rule.update
+        update = partial(rule, factors=factors)
+        made = [
+            update(weight, gradient * share, held, decay=decay)
+            for weight, gradient, held, decay in zip(
+                weights, gradients, slots, self._subject.decays, strict=True
+            )
+        ]
+        return [weight for weight, _ in made], [held for _, held in made], norm

@@ -1,0 +1,259 @@
+"""A Keras model as the backend sees it: what it takes and gives, its variables by name, its random numbers."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from modelyard.backends.base import OptimizerSettings
+from modelyard.backends.keras_optimizer import Rule, choose_rule, decay_of
+from modelyard.spec.errors import ModelError
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import ImageInput, NaturalInput, Signature
+from modelyard.tasks import open_task
+from modelyard.tasks.base import Task
+
+Tensor = Any
+Variable = Any
+_LAST = (0, 2, 3, 1)
+"""Channels first to channels last."""
+
+
+class KerasOps:
+    """The maths of losses, on the tensors of whichever framework Keras stands on."""
+
+    log_softmax = staticmethod(lambda x: ops.log_softmax(x, axis=-1))
+    log_sigmoid = staticmethod(ops.log_sigmoid)
+    square = staticmethod(ops.square)
+    mean_last = staticmethod(lambda x: ops.mean(x, axis=-1))
+    reshape = staticmethod(ops.reshape)
+
+    @staticmethod
+    def take(x: Tensor, index: Tensor) -> Tensor:
+        return ops.squeeze(ops.take_along_axis(x, ops.expand_dims(index, -1), axis=-1), -1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the programs of each framework are made from."""
+
+    model: Any
+    task: Task
+    rule: Rule
+    trainable: tuple[Variable, ...]
+    decays: tuple[float, ...]
+    """Weight decay of each of ``trainable``."""
+    statistics: tuple[Variable, ...]
+    """Running means and variances, which workers average."""
+    others: tuple[Variable, ...]
+    """What else a forward pass may change; worker 0's is everybody's."""
+    seeds: tuple[Variable, ...]
+    """States of the model's random generators."""
+    names: dict[str, Variable]
+    """Of all that is kept in a checkpoint."""
+    channels_last: bool
+    """The model wants a pixel's channels side by side, which samples have not."""
+    finish: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """Scale and shift that make model form from pictures as they are stored."""
+    shape: tuple[int, ...]
+    """Of one sample."""
+    dtype: str
+    """Of what the model takes."""
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """In model form and in the model's own order of axes, inside a program."""
+        if "uint8" in str(inputs.dtype):
+            if self.finish is None:
+                raise ValueError("uint8 inputs need the `input` that begin() was not given")
+            scale, shift = (ops.convert_to_tensor(part) for part in self.finish)
+            inputs = ops.cast(inputs, "float32") * scale + shift
+        return ops.transpose(inputs, _LAST) if self.channels_last else inputs
+
+    def loss(self, outputs: Tensor, answers: Sequence[Tensor], size: Tensor) -> Tensor:
+        """This worker's part of the global mean loss; what layers add to it counts by share."""
+        outputs = ops.cast(outputs, "float32")
+        losses = self.task.loss(KerasOps(), outputs, answers[0])
+        if len(answers) > 1:  # of a blend of two, each label's loss by its share
+            others = self.task.loss(KerasOps(), outputs, answers[1])
+            losses = others + (losses - others) * answers[2]
+        return ops.sum(losses) / size
+
+
+def subject_of(
+    model: object,
+    task: TaskSpec,
+    settings: OptimizerSettings,
+    signature: Signature,
+    spec: NaturalInput | None,
+) -> Subject:
+    """Raises ModelError for a model that does not fit, TrainingError for an unknown optimizer."""
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            f"the model's function returned a {type(model).__qualname__}, not a keras.Model",
+            "return the model itself; layers can be put into a keras.Sequential",
+        )
+    opened = open_task(task)
+    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
+    dtype = signature.inputs[0].dtype
+    last = _wants_channels_last(model, shape)
+    _try(model, shape, dtype, last, opened.output_size)
+    trainable, names = tuple(model.trainable_variables), _names(model)
+    if not trainable:
+        raise ModelError(
+            "the model has nothing to train: all its layers are frozen",
+            "unfreeze at least the last layer: `layer.trainable = True`",
+        )
+    known = {id(variable) for variable in trainable}
+    statistics = tuple(v for v in _statistics(model) if id(v) not in known)
+    known |= {id(variable) for variable in statistics}
+    frozen = {id(v) for v in model.weights if v.trainable} | {
+        id(v) for layer in _layers(model) if not layer.trainable for v in layer.weights
+    }
+    others = tuple(v for v in names.values() if id(v) not in known | frozen)
+    return Subject(
+        model=model,
+        task=opened,
+        rule=choose_rule(settings),
+        trainable=trainable,
+        decays=tuple(decay_of(settings, tuple(v.shape)) for v in trainable),
+        statistics=statistics,
+        others=others,
+        seeds=tuple(_seeds(model)),
+        names=names,
+        channels_last=last,
+        finish=_finish(spec),
+        shape=shape,
+        dtype=dtype,
+    )
+
+
+def _wants_channels_last(model: Any, shape: tuple[int, ...]) -> bool:
+    """What the model itself says; of one that is not built yet, what Keras' setting says."""
+    if len(shape) != 3:
+        return False
+    turned, own = (*shape[1:], shape[0]), getattr(model, "input_shape", None)
+    if isinstance(own, tuple) and len(own) == 4 and shape != turned:
+        fits = [
+            all(size in (None, wanted) for size, wanted in zip(own[1:], order, strict=True))
+            for order in (shape, turned)
+        ]
+        if fits[0] != fits[1]:
+            return fits[1]
+    return bool(keras.config.image_data_format() == "channels_last")
+
+
+def _try(model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size: int) -> None:
+    """One pass on zeros, which also makes the weights of a model that waits for its first input."""
+    zeros, given = np.zeros((2, *shape), dtype), (2, *shape)
+    try:
+        outputs = model(np.transpose(zeros, _LAST) if last else zeros, training=False)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        order = "channels first or last" if len(shape) == 3 else "batch first"
+        raise ModelError(
+            f"the model cannot take an input of shape {given} ({order}): {type(error).__name__}: {first}",
+            "make its keras.Input fit that shape; of pictures (height, width, channels) is as good",
+        ) from error
+    if isinstance(outputs, list | tuple | dict) or not hasattr(outputs, "shape"):
+        raise ModelError(
+            f"the model returned a {type(outputs).__qualname__}, not one tensor of shape (2, {output_size})",
+            "return only the tensor with the outputs",
+        )
+    found = tuple(int(size) for size in outputs.shape)
+    if found != (2, output_size):
+        raise ModelError(
+            f"for an input of shape {given} the model gave shape {found}; "
+            f"this task needs float32 of shape (2, {output_size})",
+            f"the last layer must have {output_size} output{'s' if output_size != 1 else ''}",
+        )
+
+
+def _names(model: Any) -> dict[str, Variable]:
+    """Every weight under the name that it has in a program that builds this model first.
+
+    Keras counts the layers of a process (``dense_7``); counted within the model they are the same
+    in every process.
+    """
+    bases = {_snake(type(layer).__name__) for layer in _layers(model)}
+    counted: dict[str, dict[str, str]] = {}
+
+    def plain(segment: str) -> str:
+        base = re.sub(r"_\d+$", "", segment)
+        if base not in bases:
+            return segment
+        seen = counted.setdefault(base, {})
+        return seen.setdefault(segment, base if not seen else f"{base}_{len(seen)}")
+
+    found: dict[str, Variable] = {}
+    for variable in model.weights:
+        path = name = "/".join(plain(segment) for segment in variable.path.split("/"))
+        while name in found:
+            name = f"{path}~{len([key for key in found if key.startswith(path)])}"
+        found[name] = variable
+    return found
+
+
+def _snake(name: str) -> str:
+    """As Keras names layers: ``LayerNormalization`` -> ``layer_normalization``, ``Conv2D`` -> ``conv2d``."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """The model and all in it, also the layers within layers."""
+    waiting, seen = [model], set()
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            waiting += [inner for inner in getattr(layer, "_layers", ()) if inner is not None]
+
+
+def _statistics(model: Any) -> Iterator[Variable]:
+    """Running statistics of batch norms: what has ``moving_…`` in its name and is not trained."""
+    for layer in _layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            yield from layer.non_trainable_weights
+
+
+def _seeds(model: Any) -> Iterator[Variable]:
+    weights = {id(variable) for variable in model.weights}
+    for variable in model.variables:
+        if id(variable) not in weights and variable.path.endswith("seed_generator_state"):
+            yield variable
+
+
+def seed_values(subject: Subject, seed: int) -> NDArray[np.int64]:
+    """A state for each generator, (generators, 2): from ``seed`` alone, and another for each."""
+    numbers = np.random.SeedSequence(seed).generate_state(2 * max(1, len(subject.seeds)))
+    return (numbers.astype(np.int64) & 0x3FFFFFFF).reshape(-1, 2)
+
+
+def _finish(spec: NaturalInput | None) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Scale and shift of each channel, (channels, 1, 1), where samples are pictures."""
+    if not isinstance(spec, ImageInput):
+        return None
+    scale, shift = (
+        np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (spec.scale, spec.shift)
+    )
+    return scale, shift
+
+
+def set_precision(model: Any, policy: str) -> Callable[[], None]:
+    """Let all layers compute by ``policy``; what is returned puts it back. Weights stay float32."""
+    before = [(layer, layer.dtype_policy) for layer in _layers(model)]
+    for layer, _ in before:
+        layer.dtype_policy = policy
+
+    def back() -> None:
+        for layer, own in before:
+            layer.dtype_policy = own
+
+    return back

@@ -1,0 +1,210 @@
+"""A Keras model's step as TensorFlow graphs, which change the model's own variables."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from modelyard.backends.keras_model import Subject
+from modelyard.backends.keras_optimizer import EPSILON, RATE, ROOT, STEP_SIZE
+from modelyard.spec.signature import Signature
+from modelyard.spec.work import World
+
+Tensor = Any
+Array = NDArray[Any]
+
+
+@contextlib.contextmanager
+def computing(world: World, threads: int) -> Iterator[None]:  # noqa: ARG001
+    """TensorFlow takes the number once, when it begins; if it has, the environment told it."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    yield
+
+
+class Program:
+    """The graphs of one training, traced when they are first run.
+
+    A worker alone runs ``whole``: forward, backward and update. With others it runs ``gradients``,
+    exchanges what comes out, and runs ``apply``. Which of them is run never depends on time, so that
+    a resumed training runs the same ones.
+    """
+
+    can_compile = True
+    """Whether there is a choice between compiled (XLA) and not."""
+
+    def __init__(self, subject: Subject, *, compiled: bool) -> None:
+        self._subject = subject
+        self.variables = [v.value for v in subject.trainable]
+        self.slots = [
+            [tf.Variable(tf.zeros_like(v), trainable=False) for _ in subject.rule.slots]
+            for v in self.variables
+        ]
+        self._compiled = compiled
+        self._whole: dict[bool, Any] = {}
+        self._gradients = tf.function(self._backward, jit_compile=compiled, autograph=False)
+        self._apply: dict[bool, Any] = {}
+        self._outputs = tf.function(self._forward, autograph=False, reduce_retracing=True)
+
+    def whole(
+        self,
+        inputs: Array,
+        answers: Sequence[Array],
+        seeds: Array,
+        size: float,
+        factors: Array,
+        clip: float | None,
+        measure: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and gradient norm, if it was asked for. Compiled, it is always there: the same bits come out."""
+        wanted = measure or clip is not None or self._compiled
+        if wanted not in self._whole:
+
+            def run(
+                inputs: Tensor,
+                answers: Any,
+                seeds: Tensor,
+                size: Tensor,
+                factors: Tensor,
+                clip: Tensor,
+            ) -> Any:
+                loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
+                return loss, self._update(gradients, factors, clip, wanted)
+
+            self._whole[wanted] = tf.function(run, jit_compile=self._compiled, autograph=False)
+        loss, norm = self._whole[wanted](
+            inputs,
+            tuple(answers),
+            seeds,
+            np.float32(size),
+            factors,
+            None if clip is None else np.float32(clip),
+        )
+        return loss, norm if measure or clip is not None else None
+
+    def gradients(
+        self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
+    ) -> tuple[Tensor, Array]:
+        """Loss, and all gradients in one flat array; then the running statistics and the others."""
+        loss, flat = self._gradients(inputs, tuple(answers), seeds, np.float32(size))
+        return loss, flat.numpy()
+
+    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
+        """Take the step; gives the gradient norm where it was asked for."""
+        wanted = measure or clip is not None or self._compiled
+        if wanted not in self._apply:
+
+            def run(flat: Tensor, factors: Tensor, clip: Tensor) -> Tensor:
+                parts = self._taken_apart(flat)
+                return self._update(parts, factors, clip, wanted)
+
+            self._apply[wanted] = tf.function(run, jit_compile=self._compiled, autograph=False)
+        norm = self._apply[wanted](flat, factors, None if clip is None else np.float32(clip))
+        return norm if measure or clip is not None else None
+
+    def outputs(self, inputs: Array) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._outputs(tf.constant(inputs)).numpy()
+        return found
+
+    def export(self, path: Path, signature: Signature) -> None:
+        """By Keras' writer, which is tf2onnx."""
+        from modelyard.backends.keras_export import export_onnx  # loads onnx
+
+        export_onnx(self._subject, path, signature)
+
+    def settle(self) -> None:
+        """The model's variables are the state: nothing to bring home."""
+
+    def refresh(self) -> None:
+        """The model's variables were set: nothing to fetch."""
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        model = self._subject.model
+        return tf.cast(model(self._subject.prepared(inputs), training=False), tf.float32)
+
+    def _loss_and_gradients(
+        self, inputs: Tensor, answers: Sequence[Tensor], seeds: Tensor, size: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        subject = self._subject
+        for place, state in enumerate(subject.seeds):
+            state.assign(tf.cast(seeds[place], state.dtype))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.variables)
+            outputs = subject.model(subject.prepared(inputs), training=True)
+            loss = subject.loss(outputs, answers, size)
+            if subject.model.losses:
+                loss += tf.add_n(subject.model.losses) * (
+                    tf.cast(len_of(inputs), tf.float32) / size
+                )
+        zero = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(loss, self.variables, unconnected_gradients=zero)
+        return loss, [tf.convert_to_tensor(gradient) for gradient in found]
+
+    def _backward(
+        self, inputs: Tensor, answers: Sequence[Tensor], seeds: Tensor, size: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
+        kept = [*self._subject.statistics, *self._subject.others]
+        members = [*gradients, *(tf.cast(v.value, tf.float32) for v in kept)]
+        return loss, tf.concat([tf.reshape(member, [-1]) for member in members], 0)
+
+    def _taken_apart(self, flat: Tensor) -> list[Tensor]:
+        """The gradients; what else is in ``flat`` goes into its variables."""
+        kept = [*self._subject.statistics, *self._subject.others]
+        sizes = [int(np.prod(v.shape)) for v in (*self._subject.trainable, *kept)]
+        parts = tf.split(flat, sizes)
+        shaped = [
+            tf.reshape(part, v.shape)
+            for part, v in zip(parts, (*self._subject.trainable, *kept), strict=True)
+        ]
+        for part, variable in zip(shaped[len(self.variables) :], kept, strict=True):
+            variable.assign(tf.cast(part, variable.dtype))
+        return shaped[: len(self.variables)]
+
+    def _update(
+        self, gradients: list[Tensor], factors: Tensor, clip: Tensor | None, wanted: bool
+    ) -> Tensor:
+        norm: Tensor = tf.linalg.global_norm(gradients) if wanted else None
+        if clip is not None:
+            share = tf.minimum(clip / (norm + 1e-6), 1.0)
+            gradients = [gradient * share for gradient in gradients]
+        rule = self._subject.rule
+        members = zip(self.variables, gradients, self.slots, self._subject.decays, strict=True)
+        for variable, gradient, slots, decay in members:
+            if rule.adaptive:
+                self._adapt(variable, gradient, slots, factors, decay)
+                continue
+            weight, changed = rule.update(variable, gradient, list(slots), factors, decay)
+            for slot, value in zip(slots, changed, strict=True):
+                slot.assign(value)
+            variable.assign(weight)
+        return norm
+
+    def _adapt(
+        self, variable: Any, gradient: Tensor, slots: list[Any], factors: Tensor, decay: float
+    ) -> None:
+        """By TensorFlow's own kernel: the same formula, with the correction of bias moved into rate and epsilon."""
+        if decay:
+            variable.assign(variable * (1.0 - factors[RATE] * decay))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=slots[0].handle,
+            v=slots[1].handle,
+            beta1_power=0.0,
+            beta2_power=0.0,
+            lr=factors[STEP_SIZE] * factors[ROOT],
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=EPSILON * factors[ROOT],
+            grad=gradient,
+        )
+
+
+def len_of(inputs: Tensor) -> Tensor:
+    """Samples in a batch, known when the graph is made or not."""
+    return inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]

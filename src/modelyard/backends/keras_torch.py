@@ -1,0 +1,152 @@
+"""A Keras model's step on PyTorch, which changes the model's own parameters."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modelyard.backends.keras_model import Subject
+from modelyard.spec.signature import Signature
+from modelyard.spec.work import World
+
+Tensor = Any
+Array = NDArray[Any]
+
+
+@contextlib.contextmanager
+def computing(world: World, threads: int) -> Iterator[None]:  # noqa: ARG001
+    """Until the end; then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Forward(torch.nn.Module):
+    """A model as the pytorch backend's writer calls it."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self._subject = subject
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self._subject.model(self._subject.prepared(inputs), training=False)
+        return outputs
+
+    def __deepcopy__(self, known: object) -> "_Forward":
+        return self  # a Keras model is not copied; being asked for its outputs does not change it
+
+
+class Program:
+    """See ``keras_tensorflow``; nothing is compiled."""
+
+    can_compile = False
+
+    def __init__(self, subject: Subject, *, compiled: bool) -> None:
+        self._subject = subject
+        self._variables = [v.value for v in subject.trainable]
+        self.slots = [[torch.zeros_like(v) for _ in subject.rule.slots] for v in self._variables]
+
+    def whole(
+        self,
+        inputs: Array,
+        answers: Sequence[Array],
+        seeds: Array,
+        size: float,
+        factors: Array,
+        clip: float | None,
+        measure: bool,
+    ) -> tuple[Tensor, Tensor]:
+        loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
+        return loss, self._update(gradients, factors, clip, measure)
+
+    def gradients(
+        self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
+    ) -> tuple[Tensor, Array]:
+        loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
+        kept = [v.value for v in (*self._subject.statistics, *self._subject.others)]
+        members = [*gradients, *(tensor.to(torch.float32) for tensor in kept)]
+        return loss, torch.cat([member.detach().flatten() for member in members]).cpu().numpy()
+
+    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
+        kept = [*self._subject.statistics, *self._subject.others]
+        members = [*self._subject.trainable, *kept]
+        sizes = [int(np.prod(v.shape)) for v in members]
+        device = self._variables[0].device
+        parts = [
+            part.reshape(tuple(v.shape))
+            for part, v in zip(
+                torch.split(torch.from_numpy(flat).to(device), sizes), members, strict=True
+            )
+        ]
+        count = len(self._variables)
+        for part, variable in zip(parts[count:], kept, strict=True):
+            variable.assign(part.to(variable.value.dtype))
+        return self._update(parts[:count], factors, clip, measure)
+
+    def outputs(self, inputs: Array) -> NDArray[np.float32]:
+        with torch.no_grad():
+            prepared = self._subject.prepared(self._tensor(inputs))
+            outputs = self._subject.model(prepared, training=False)
+        found: NDArray[np.float32] = outputs.to(torch.float32).cpu().numpy()
+        return found
+
+    def export(self, path: Path, signature: Signature) -> None:
+        """By the pytorch backend's own writer."""
+        from modelyard.backends.pytorch_export import export_onnx  # loads onnx
+
+        export_onnx(_Forward(self._subject), path, signature)
+
+    def settle(self) -> None:
+        """The model's variables are the state: nothing to bring home."""
+
+    def refresh(self) -> None:
+        """The model's variables were set: nothing to fetch."""
+
+    def _loss_and_gradients(
+        self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        subject = self._subject
+        for place, state in enumerate(subject.seeds):
+            state.assign(seeds[place])
+        outputs = subject.model(subject.prepared(self._tensor(inputs)), training=True)
+        loss = subject.loss(outputs, [self._tensor(answer) for answer in answers], size)
+        if subject.model.losses:
+            loss = loss + sum(subject.model.losses) * (len(inputs) / size)
+        found = torch.autograd.grad(loss, self._variables, allow_unused=True)
+        gradients = [
+            torch.zeros_like(variable) if gradient is None else gradient
+            for variable, gradient in zip(self._variables, found, strict=True)
+        ]
+        return loss.detach(), gradients
+
+    @torch.no_grad()
+    def _update(
+        self, gradients: list[Tensor], factors: Array, clip: float | None, measure: bool
+    ) -> Tensor:
+        norm: Tensor = None
+        if measure or clip is not None:
+            norm = torch.nn.utils.get_total_norm(gradients)
+        if clip is not None:
+            share = torch.clamp(clip / (norm + 1e-6), max=1.0)
+            gradients = [gradient * share for gradient in gradients]
+        numbers = [float(number) for number in factors]
+        update = self._subject.rule.update
+        members = zip(self._variables, gradients, self.slots, self._subject.decays, strict=True)
+        for variable, gradient, slots, decay in members:
+            weight, changed = update(variable, gradient, list(slots), numbers, decay)
+            variable.copy_(weight)
+            for slot, value in zip(slots, changed, strict=True):
+                slot.copy_(value)
+        return norm
+
+    def _tensor(self, array: Array) -> Tensor:
+        if not (array.flags.writeable and array.flags.c_contiguous):
+            array = np.array(array, order="C")
+        return torch.from_numpy(array).to(self._variables[0].device)

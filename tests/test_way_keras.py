@@ -69,3 +69,12 @@ def test_preflight_tries_the_model(digits: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
     assert {"step", "export", "estimate"} <= set(states) and "failed" not in states.values()
+
+
+def test_the_fields_first_example_is_trained(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "seed-cnn-keras"
+    for file in example.glob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = yard(tmp_path, "train", "train.epochs=1", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["metrics"]["test/accuracy"] > 0.8

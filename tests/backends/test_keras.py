@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelyard.backends import open_backend
 from modelyard.backends.base import Batch, Execution, OptimizerSettings, StepSettings
 from modelyard.backends.contract import (
     BackendContract,
@@ -18,7 +19,7 @@ from modelyard.backends.contract import (
     read_result,
     run_workers,
 )
-from modelyard.spec.errors import ExportError, ModelError, TrainingError
+from modelyard.spec.errors import ExportError, MissingExtraError, ModelError, TrainingError
 
 keras = pytest.importorskip("keras")
 MODELS = Path(__file__).parent / "models"
@@ -196,3 +197,18 @@ def test_a_framework_that_cannot_train_is_named() -> None:
         env={**os.environ, "KERAS_BACKEND": "numpy"},
     )
     assert "TrainingError" in done.stderr and "tensorflow, jax, torch" in done.stderr
+
+
+def test_a_missing_extra_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [key for key in sys.modules if key.startswith("modelyard.backends.keras")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(MissingExtraError) as caught:
+        open_backend("keras")
+    assert "modelyard[keras]" in caught.value.mend
+
+
+def test_importing_it_loads_only_what_keras_stands_on() -> None:
+    code = "import sys, modelyard.backends.keras; print([n for n in ('torch', 'jax', 'tensorflow') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "['tensorflow']", done.stderr

@@ -209,6 +209,7 @@ def test_a_missing_extra_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPa
 
 
 def test_importing_it_loads_only_what_keras_stands_on() -> None:
-    code = "import sys, modelyard.backends.keras; print([n for n in ('torch', 'jax', 'tensorflow') if n in sys.modules])"
+    """TensorFlow itself looks for JAX (its lite/python/util.py), so that one is not asked for here."""
+    code = "import sys, modelyard.backends.keras; print([n for n in ('torch', 'tensorflow') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "['tensorflow']", done.stderr

@@ -10,8 +10,11 @@ BUILT_IN = {
     "keras": Plugin(
         "modelyard.backends.keras:Keras", "Keras 3 on TensorFlow, JAX or PyTorch", "keras"
     ),
+    "jax": Plugin(
+        "modelyard.backends.jax:Jax", "JAX: Flax NNX modules or plain functions, compiled", "jax"
+    ),
 }
-OWNS = {"torch": "pytorch", "keras": "keras"}
+OWNS = {"torch": "pytorch", "keras": "keras", "jax": "jax", "flax": "jax"}
 """Top-level package of a base class to the backend that trains it."""
 BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pytorch"}
 """Model names a project may use instead of ``module:function``, and the backend that builds them."""
@@ -21,10 +24,13 @@ def recognise(model: object) -> str:
     """Name of the backend for ``model``, from the classes it descends from, nearest first.
 
     A class may name its backend itself, as ``modelyard_backend``, and so can one of another package.
+    Two plain functions, ``(init, apply)``, are JAX's way of writing a model without a library.
     Raises ModelError where no base class belongs to a known framework.
     """
     if named := getattr(type(model), "modelyard_backend", ""):
         return str(named)
+    if isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model):
+        return "jax"
     for base in type(model).__mro__:
         if backend := OWNS.get(base.__module__.partition(".")[0]):
             return backend

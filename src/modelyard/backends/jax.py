@@ -1,0 +1,274 @@
+"""JAX: Flax NNX modules or plain functions, one process or several, every step a compiled program."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from modelyard.backends.base import (
+    Backend,
+    Batch,
+    Execution,
+    OptimizerSettings,
+    Snapshot,
+    StepResult,
+    StepSettings,
+)
+from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
+from modelyard.backends.jax_state import restored, snapshot_of
+from modelyard.backends.jax_step import JaxOps, Programs, compile_programs, seed_words
+from modelyard.backends.jax_update import State as OptimizerState
+from modelyard.backends.jax_update import begin_state, make_update
+from modelyard.backends.jax_workers import at_place, choose_device, device_kind, device_name, explain
+from modelyard.spec.errors import TrainingError
+from modelyard.spec.records import TaskSpec
+from modelyard.spec.signature import NaturalInput, Signature
+from modelyard.spec.work import World
+from modelyard.tasks import open_task
+
+_ALONE = World(rank=0, size=1, rendezvous="")
+_MOST_TENSORS, _MOST_VALUES = 128, 4096
+
+
+@dataclass(eq=False)
+class JaxState:
+    """The arrays of a training, replaced at each step, and the programs that replace them."""
+
+    model: Functional
+    """Its names, shapes and function; the arrays are in the fields below."""
+    programs: Programs
+    settings: OptimizerSettings
+    execution: Execution
+    parameters: Arrays
+    optimizer: OptimizerState
+    kept: Arrays
+    integers: bool = False
+    """The model takes numbers that stand for something, not float32."""
+    notes: tuple[str, ...] = field(default=())
+
+
+class Jax(Backend):
+    """See the contract in ``base.py``; one object belongs to one process."""
+
+    name = "jax"
+    ops = JaxOps()
+
+    def __init__(self) -> None:
+        self._world = _ALONE
+        self._exchange = Exchange(_ALONE, {})
+        self._device: Any = None
+        self._seed = 0
+
+    @contextlib.contextmanager
+    def join(self, world: World, *, device: str, threads: int) -> Iterator[str]:
+        """Raises TrainingError where a device is missing or another worker does not come."""
+        before = (self._world, self._device, self._exchange)
+        try:
+            with at_place(world, device, threads) as self._device, meet(world) as self._exchange:
+                self._world = world
+                yield device_name(self._device)
+        finally:
+            self._world, self._device, self._exchange = before
+
+    def seed(self, value: int) -> None:
+        """Of ``init(key)``; a module's function asks for ``seed`` itself."""
+        self._seed = value
+
+    def begin(
+        self,
+        model: object,
+        task: TaskSpec,
+        optimizer: OptimizerSettings,
+        signature: Signature,
+        input: NaturalInput | None = None,  # noqa: A002
+    ) -> JaxState:
+        """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
+        execution = self._execution(optimizer.execution)
+        opened, update = open_task(task), make_update(optimizer)
+        found = functional(model, jax.random.wrap_key_data(seed_words(self._seed)))
+        check_model(found, opened.output_size, signature)
+        parameters, kept = self._equal(found.parameters), self._equal(found.kept)
+        half = execution.precision == "bfloat16"
+        return JaxState(
+            model=found.outlined(),
+            programs=compile_programs(found, opened, update, input, half=half),
+            settings=optimizer,
+            execution=execution,
+            parameters=parameters,
+            optimizer=begin_state(optimizer, parameters),
+            kept=kept,
+            integers=input_type(signature) == np.int32,
+        )
+
+    def execution(self, state: JaxState) -> Execution:
+        return state.execution
+
+    def describe_device(self) -> str:
+        return device_kind(self._place())
+
+    def step(
+        self, state: JaxState, batch: Batch, settings: StepSettings
+    ) -> tuple[JaxState, StepResult]:
+        """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
+        try:
+            return state, self._step(state, batch, settings)
+        except (RuntimeError, MemoryError, TypeError) as error:
+            raise explain(error, self._world, self._place()) from error
+
+    def evaluate(self, state: JaxState, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """In float32. The last, shorter batch is filled up, so that few shapes must be compiled."""
+        count = len(inputs)
+        full = 1 << max(count - 1, 0).bit_length()
+        if full != count:
+            more = np.zeros((full - count, *inputs.shape[1:]), inputs.dtype)
+            inputs = np.concatenate([inputs, more])
+        try:
+            found = state.programs.outputs(state.parameters, state.kept, self._inputs(state, inputs))
+            return np.array(found[:count])
+        except (RuntimeError, MemoryError) as error:
+            raise explain(error, self._world, self._place()) from error
+
+    def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = np.array(values, dtype=np.float64)
+        if self._world.size > 1:
+            self.before_exchange()
+            self._exchange.add(total)
+        return total
+
+    def snapshot(self, state: JaxState) -> Snapshot:
+        lent = self.view(state)
+        return replace(lent, tensors={key: array.copy() for key, array in lent.tensors.items()})
+
+    def view(self, state: JaxState) -> Snapshot:
+        return snapshot_of(
+            state.model, state.parameters, state.kept, state.optimizer, state.settings.name
+        )
+
+    def restore(self, state: JaxState, snapshot: Snapshot) -> JaxState:
+        state.parameters, state.kept, state.optimizer = restored(
+            state.model, state.optimizer, state.settings.name, snapshot
+        )
+        return state
+
+    def export(self, state: JaxState, path: Path, signature: Signature) -> None:
+        # Only here: a worker that trains need not wait for onnx to be imported.
+        from modelyard.backends.jax_export import export_onnx
+
+        export_onnx(state.model, state.parameters, state.kept, path, signature)
+
+    def _step(self, state: JaxState, batch: Batch, settings: StepSettings) -> StepResult:
+        rate, limit = np.float32(settings.learning_rate), None
+        if settings.clip_norm is not None:
+            limit = np.float32(settings.clip_norm)
+        most = state.execution.micro_batch or len(batch.targets)
+        if self._world.size == 1 and len(batch.targets) <= most:
+            self.before_exchange()
+            new = state.programs.alone(
+                state.parameters,
+                state.optimizer,
+                state.kept,
+                self._batch(state, batch, settings.seed, slice(None)),
+                rate,
+                limit,
+            )
+            state.parameters, state.optimizer, state.kept, loss, norm, gradients = new
+        else:
+            flat, counts, loss = self._gathered(state, batch, settings.seed, most)
+            new = state.programs.update(
+                state.parameters, state.optimizer, state.kept, counts, flat, rate, limit
+            )
+            state.parameters, state.optimizer, state.kept, norm, gradients = new
+        if settings.measure_norm and norm is None:
+            norm = state.programs.norm(gradients)
+        samples = _samples(state, gradients) if settings.sample_values else None
+        return StepResult(loss=loss, gradient_norm=norm, samples=samples)
+
+    def _gathered(
+        self, state: JaxState, batch: Batch, seed: int, most: int
+    ) -> tuple[NDArray[np.float32], Arrays, Any]:
+        """Gradients of all workers' samples, in pieces of at most ``most`` here; this worker's loss."""
+        count, flat, loss, counts = len(batch.targets), None, None, state.kept
+        rounds = max(1, -(-count // most))
+        ends = [count * place // rounds for place in range(rounds + 1)]
+        for start, end in itertools.pairwise(ends):
+            piece = self._batch(state, batch, seed, slice(start, end))
+            share = np.float32((end - start) / batch.global_size)
+            more, counts, part = state.programs.gradients(
+                state.parameters, state.kept, piece, share
+            )
+            flat = more if flat is None else state.programs.add(flat, more)
+            loss = part if loss is None else loss + part
+        whole = np.array(flat)  # waits until it has been computed
+        self.before_exchange()
+        self._exchange.add(whole)
+        return whole, counts, loss
+
+    def _batch(self, state: JaxState, batch: Batch, seed: int, piece: slice) -> tuple[Any, ...]:
+        answers = [batch.targets]
+        if batch.other_targets is not None and batch.weight is not None:
+            answers += [batch.other_targets, batch.weight]
+        return (
+            self._inputs(state, batch.inputs[piece]),
+            tuple(_narrow(answer[piece]) for answer in answers),
+            seed_words(seed),
+            np.float32(batch.global_size),
+        )
+
+    def _inputs(self, state: JaxState, array: NDArray[Any]) -> NDArray[Any]:
+        return array.astype(np.int32, copy=False) if state.integers else array
+
+    def _equal(self, arrays: Arrays) -> Arrays:
+        """Worker 0's, on every worker."""
+        if self._world.size == 1:
+            return [jax.numpy.array(array) for array in arrays]
+        found = []
+        for array in arrays:
+            held = np.array(array)
+            self._exchange.copy_from_first(held)
+            found.append(jax.numpy.array(held))
+        return found
+
+    def _execution(self, wanted: Execution) -> Execution:
+        """Without any ``"auto"``. Programs are always compiled, and XLA lays arrays out as it likes."""
+        if wanted.precision == "float16":
+            raise TrainingError(
+                'the jax backend has no train.precision = "float16"', 'use "bfloat16" or "float32"'
+            )
+        if wanted.parallel == "shard" and self._world.size > 1:
+            raise TrainingError(
+                'the jax backend has no train.parallel = "shard"',
+                'use parallel = "replicate": each worker keeps all weights',
+            )
+        precision = wanted.precision
+        if precision == "auto":
+            precision = "float32" if self._place().platform == "cpu" else "bfloat16"
+        return replace(
+            wanted, precision=precision, compile=True, channels_last=False, parallel="replicate"
+        )
+
+    def _place(self) -> Any:
+        return self._device or choose_device("cpu", self._world)
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """JAX counts in 32 bits."""
+    return array.astype(np.int32) if array.dtype == np.int64 else array
+
+
+def _samples(state: JaxState, gradients: Arrays) -> dict[str, NDArray[Any]]:
+    """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors."""
+    found: dict[str, NDArray[Any]] = {}
+    named = list(zip(state.model.names, state.parameters, gradients, strict=True))
+    for name, weights, gradient in named[:: max(1, -(-len(named) // _MOST_TENSORS))]:
+        for kind, array in (("weights", weights), ("gradients", gradient)):
+            flat = np.asarray(array, np.float32).reshape(-1)
+            found[f"{kind}/{name}"] = flat[:: max(1, -(-flat.size // _MOST_VALUES))].copy()
+    return found

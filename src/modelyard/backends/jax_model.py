@@ -1,0 +1,178 @@
+"""A JAX model as pure functions of named arrays: made from a Flax NNX module, or from ``(init, apply)``.
+
+- A module: its ``nnx.Param`` are trained; its other variables (running statistics) are kept and
+  carried along. Streams of random numbers inside it are set anew in each step.
+- Two functions, for whoever writes JAX without a library: ``init(key) -> parameters``, any tree of
+  float arrays, and ``apply(parameters, inputs)`` or ``apply(parameters, inputs, key) -> outputs``.
+  ``key`` is None where nothing may be drawn: in evaluation and in the service.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from modelyard.spec.errors import ModelError
+from modelyard.spec.signature import Signature
+
+Arrays = list[Any]
+"""JAX arrays, or their shapes."""
+Forward = Callable[[Arrays, Arrays, jax.Array, jax.Array | None], tuple[Any, Arrays]]
+
+
+@dataclass(frozen=True)
+class Functional:
+    """A model without a state of its own."""
+
+    names: tuple[str, ...]
+    """Of the parameters, as they stand in a checkpoint."""
+    parameters: Arrays
+    kept_names: tuple[str, ...]
+    kept: Arrays
+    """What forward changes and no gradient does: running statistics."""
+    forward: Forward
+    """Parameters, what is kept, inputs, and a key in training -> outputs, and what is kept then."""
+
+    def outlined(self) -> "Functional":
+        """The same with shapes in place of arrays: the first weights need not stay in memory."""
+        parameters, kept = (
+            [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+            for arrays in (self.parameters, self.kept)
+        )
+        return replace(self, parameters=parameters, kept=kept)
+
+
+def functional(model: object, key: jax.Array) -> Functional:
+    """Raises ModelError for what is neither a module nor a pair of functions."""
+    if isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model):
+        return _from_pair(model[0], model[1], key)
+    from flax import nnx  # only here: a model of plain functions needs no Flax
+
+    if isinstance(model, nnx.Module):
+        return _from_module(model)
+    raise ModelError(
+        f"the model's function returned a {type(model).__qualname__}, "
+        "neither a flax.nnx.Module nor two functions",
+        "return the module itself, or (init, apply)",
+    )
+
+
+def check_model(model: Functional, output_size: int, signature: Signature) -> None:
+    """Does it fit the task? Tried on shapes alone, as in training and as in service."""
+    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
+    inputs = jax.ShapeDtypeStruct(shape, input_type(signature))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        outputs, _ = jax.eval_shape(
+            lambda p, k, x: model.forward(p, k, x, None), model.parameters, model.kept, inputs
+        )
+        jax.eval_shape(model.forward, model.parameters, model.kept, inputs, key)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ModelError(
+            f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {reason}",
+            "make its first layers fit that shape",
+        ) from error
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise ModelError(
+            f"the model returned a {type(outputs).__qualname__}, not one array of shape (2, {output_size})",
+            "return only the array with the outputs",
+        )
+    if outputs.shape != (2, output_size) or outputs.dtype != jnp.float32:
+        raise ModelError(
+            f"for an input of shape {shape} the model gave {outputs.dtype} of shape {outputs.shape}; "
+            f"this task needs float32 of shape (2, {output_size})",
+            f"the last layer must have {output_size} output{'s' if output_size != 1 else ''}"
+            if outputs.dtype == jnp.float32
+            else "return float32, e.g. `.astype(jnp.float32)`",
+        )
+    if not model.parameters:
+        raise ModelError("the model has nothing to train", "give it parameters (nnx.Param)")
+
+
+def input_type(signature: Signature) -> Any:
+    """Of the array that the model takes: JAX counts in 32 bits."""
+    return jnp.int32 if signature.inputs[0].dtype == "int64" else jnp.float32
+
+
+def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Array) -> Functional:
+    try:
+        tree = init(key)
+    except Exception as error:
+        raise ModelError(
+            f"init(key) raised {type(error).__name__}: {error}", "mend the model's first function"
+        ) from error
+    names, parameters, outline = _named(tree)
+    takes_key = len(inspect.signature(apply).parameters) > 2
+
+    def forward(
+        parameters: Arrays, kept: Arrays, inputs: jax.Array, key: jax.Array | None
+    ) -> tuple[Any, Arrays]:
+        given = (key,) if takes_key else ()
+        return apply(outline.unflatten(parameters), inputs, *given), kept
+
+    return Functional(names, [jnp.asarray(p) for p in parameters], (), [], forward)
+
+
+def _from_module(model: Any) -> Functional:
+    from flax import nnx
+
+    kinds = (nnx.Param, nnx.RngKey, nnx.RngCount, ...)
+    model.eval()
+    serving = nnx.split(model, *kinds)[0]
+    model.train()
+    training, trained, keys, counts, others = nnx.split(model, *kinds)
+    names, parameters, outline = _named(trained)
+    kept_names, kept, kept_outline = _named(others)
+    streams, stream_outline = jax.tree.flatten(keys)
+    _, count_outline = jax.tree.flatten(counts)
+    zeros = [jnp.zeros_like(count) for count in jax.tree.leaves(counts)]
+
+    def forward(
+        parameters: Arrays, kept: Arrays, inputs: jax.Array, key: jax.Array | None
+    ) -> tuple[Any, Arrays]:
+        drawn = streams if key is None else _streams(key, streams)
+        whole = nnx.merge(
+            serving if key is None else training,
+            outline.unflatten(parameters),
+            stream_outline.unflatten(drawn),
+            count_outline.unflatten(zeros),
+            kept_outline.unflatten(kept),
+        )
+        outputs = whole(inputs)
+        return outputs, jax.tree.leaves(nnx.split(whole, *kinds)[4])
+
+    return Functional(names, parameters, kept_names, kept, forward)
+
+
+def _streams(key: jax.Array, streams: Sequence[jax.Array]) -> Arrays:
+    """For each stream of random numbers in the module, a key of its own."""
+    found = []
+    for place, stream in enumerate(streams):
+        own = jax.random.fold_in(key, place)
+        if stream.shape:  # a layer that was made several times over
+            own = jax.random.split(own, stream.shape)
+        found.append(own)
+    return found
+
+
+def _named(tree: Any) -> tuple[tuple[str, ...], Arrays, Any]:
+    """Names with dots, leaves, and what puts them together again."""
+    found, outline = jax.tree_util.tree_flatten_with_path(tree)
+    names = [".".join(_word(step) for step in path if _is_named(step)) for path, _ in found]
+    return tuple(names), [leaf for _, leaf in found], outline
+
+
+def _is_named(step: Any) -> bool:
+    """Not the step from a Flax variable to its value."""
+    return not (isinstance(step, jax.tree_util.GetAttrKey) and step.name == "value")
+
+
+def _word(step: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(step, attribute):
+            return str(getattr(step, attribute))
+    return str(step)

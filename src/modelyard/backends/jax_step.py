@@ -1,0 +1,185 @@
+"""The compiled programs of a JAX training: a whole step, its two halves around an exchange, and outputs.
+
+A worker alone runs one program a step. Of several workers each runs ``gradients``, adds up what comes
+out with the others outside of JAX, and runs ``update``. A program is compiled once for each shape of
+batch. Whether a norm or samples are asked for never changes the arithmetic of a step: a resumed
+training that is looked at in other moments stays the same bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modelyard.backends.jax_model import Arrays, Functional
+from modelyard.backends.jax_update import State, Update
+from modelyard.spec.signature import ImageInput, NaturalInput
+from modelyard.tasks.base import Task
+
+Answers = tuple[jax.Array, ...]
+"""Targets; of blends also the other targets and the weights."""
+
+
+class JaxOps:
+    """The maths of losses, on JAX arrays."""
+
+    log_softmax = staticmethod(lambda x: jax.nn.log_softmax(x, axis=-1))
+    log_sigmoid = staticmethod(jax.nn.log_sigmoid)
+    square = staticmethod(jnp.square)
+    mean_last = staticmethod(lambda x: jnp.mean(x, axis=-1))
+    reshape = staticmethod(jnp.reshape)
+
+    @staticmethod
+    def take(x: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What ``compile_programs`` makes. Arrays of the old state are given away to each step."""
+
+    alone: Callable[..., Any]
+    gradients: Callable[..., Any]
+    update: Callable[..., Any]
+    outputs: Callable[..., Any]
+    add: Callable[..., Any]
+    norm: Callable[..., Any]
+
+
+def compile_programs(
+    model: Functional,
+    task: Task,
+    update: Update,
+    spec: NaturalInput | None,
+    *,
+    half: bool,
+) -> Programs:
+    """``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
+    finish = _finish(spec)
+    sizes = [int(np.prod(p.shape)) for p in (*model.parameters, *_floats(model.kept))]
+    count = len(model.parameters)
+
+    def loss_of(
+        parameters: Arrays,
+        kept: Arrays,
+        inputs: jax.Array,
+        answers: Answers,
+        seed: jax.Array,
+        size: jax.Array,
+    ) -> tuple[jax.Array, Arrays]:
+        key, finished = jax.random.wrap_key_data(seed), finish(inputs)
+        if half:
+            parameters, finished = [_halved(p) for p in parameters], _halved(finished)
+        outputs, after = model.forward(parameters, kept, finished, key)
+        outputs = outputs.astype(jnp.float32)
+        losses = task.loss(JaxOps, outputs, answers[0])
+        if len(answers) > 1:  # of a blend of two, each label's loss by its share
+            others = task.loss(JaxOps, outputs, answers[1])
+            losses = others + answers[2] * (losses - others)
+        # What is kept stays in the precision it has.
+        after = [new.astype(old.dtype) for new, old in zip(after, kept, strict=True)]
+        return losses.sum() / size, after
+
+    differentiate = jax.value_and_grad(loss_of, has_aux=True)
+
+    def moved(
+        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limit: Any
+    ) -> tuple[Arrays, State, Any]:
+        norm = None
+        if limit is not None:
+            norm = _norm(gradients)
+            factor = jnp.minimum(limit / (norm + 1e-6), 1.0)
+            gradients = [gradient * factor for gradient in gradients]
+        parameters, state = update(parameters, gradients, state, rate)
+        return parameters, state, norm
+
+    def alone(
+        parameters: Arrays, state: State, kept: Arrays, batch: Any, rate: Any, limit: Any
+    ) -> Any:
+        (loss, kept), gradients = differentiate(parameters, kept, *batch)
+        parameters, state, norm = moved(parameters, gradients, state, rate, limit)
+        return parameters, state, kept, loss, norm, gradients
+
+    def gradients(parameters: Arrays, kept: Arrays, batch: Any, share: jax.Array) -> Any:
+        """One flat array: gradients, and running statistics by this worker's share of the batch."""
+        (loss, after), found = differentiate(parameters, kept, *batch)
+        pieces = [g.astype(jnp.float32) for g in found]
+        pieces += [value.astype(jnp.float32) * share for value in _floats(after)]
+        counts = [value for value in after if not _is_float(value)]
+        return jnp.concatenate([piece.reshape(-1) for piece in pieces]), counts, loss
+
+    def finish_step(
+        parameters: Arrays,
+        state: State,
+        kept: Arrays,
+        counts: Arrays,
+        flat: jax.Array,
+        rate: Any,
+        limit: Any,
+    ) -> Any:
+        pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
+        found = [p.reshape(like.shape) for p, like in zip(pieces, parameters, strict=False)]
+        means, whole = iter(pieces[count:]), iter(counts)
+        kept = [
+            next(means).reshape(old.shape).astype(old.dtype) if _is_float(old) else next(whole)
+            for old in kept
+        ]
+        parameters, state, norm = moved(parameters, found, state, rate, limit)
+        return parameters, state, kept, norm, found
+
+    def outputs(parameters: Arrays, kept: Arrays, inputs: jax.Array) -> jax.Array:
+        answer, _ = model.forward(parameters, kept, finish(inputs), None)
+        whole: jax.Array = answer.astype(jnp.float32)
+        return whole
+
+    return Programs(
+        alone=jax.jit(alone, donate_argnums=(0, 1, 2)),
+        gradients=jax.jit(gradients),
+        update=jax.jit(finish_step, donate_argnums=(0, 1, 2)),
+        outputs=jax.jit(outputs),
+        add=jax.jit(jnp.add, donate_argnums=0),
+        norm=jax.jit(_norm),
+    )
+
+
+def seed_words(seed: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """A key's two words of 32 bits."""
+    return np.array([(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+
+
+def _norm(gradients: Arrays) -> jax.Array:
+    return jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.float32(0)))
+
+
+def _is_float(value: jax.Array) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def _floats(values: Arrays) -> Arrays:
+    return [value for value in values if _is_float(value)]
+
+
+def _halved(value: jax.Array) -> jax.Array:
+    return value.astype(jnp.bfloat16) if value.dtype == jnp.float32 else value
+
+
+def _finish(spec: NaturalInput | None) -> Callable[[jax.Array], jax.Array]:
+    """Model form from pictures as they are stored; other inputs stay as they are."""
+    if not isinstance(spec, ImageInput):
+        scale = shift = None
+    else:
+        scale, shift = (
+            np.array(values, np.float32).reshape(-1, 1, 1) for values in (spec.scale, spec.shift)
+        )
+
+    def finish(inputs: jax.Array) -> jax.Array:
+        if inputs.dtype != jnp.uint8:
+            return inputs
+        if scale is None:
+            raise ValueError("uint8 inputs need the `input` that begin() was not given")
+        return inputs.astype(jnp.float32) * scale + shift
+
+    return finish

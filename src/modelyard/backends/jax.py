@@ -27,7 +27,13 @@ from modelyard.backends.jax_state import restored, snapshot_of
 from modelyard.backends.jax_step import JaxOps, Programs, compile_programs, seed_words
 from modelyard.backends.jax_update import State as OptimizerState
 from modelyard.backends.jax_update import begin_state, make_update
-from modelyard.backends.jax_workers import at_place, choose_device, device_kind, device_name, explain
+from modelyard.backends.jax_workers import (
+    at_place,
+    choose_device,
+    device_kind,
+    device_name,
+    explain,
+)
 from modelyard.spec.errors import TrainingError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -131,7 +137,9 @@ class Jax(Backend):
             more = np.zeros((full - count, *inputs.shape[1:]), inputs.dtype)
             inputs = np.concatenate([inputs, more])
         try:
-            found = state.programs.outputs(state.parameters, state.kept, self._inputs(state, inputs))
+            found = state.programs.outputs(
+                state.parameters, state.kept, self._inputs(state, inputs)
+            )
             return np.array(found[:count])
         except (RuntimeError, MemoryError) as error:
             raise explain(error, self._world, self._place()) from error

@@ -48,8 +48,12 @@ def restored(
         {name.removeprefix("model."): tuple(array.shape) for name, array in own.items()},
         {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")},
     )
-    parameters = [_taken(given[f"model.{n}"], a) for n, a in zip(model.names, model.parameters, strict=True)]
-    kept = [_taken(given[f"model.{n}"], a) for n, a in zip(model.kept_names, model.kept, strict=True)]
+    parameters = [
+        _taken(given[f"model.{n}"], a) for n, a in zip(model.names, model.parameters, strict=True)
+    ]
+    kept = [
+        _taken(given[f"model.{n}"], a) for n, a in zip(model.kept_names, model.kept, strict=True)
+    ]
     if not any(name.startswith("optimizer.") for name in given):
         return parameters, kept, state
     taken = snapshot.numbers.get("optimizer", optimizer)

@@ -23,7 +23,9 @@ def at_place(world: World, device: str, threads: int) -> Iterator[Any]:
 
     Threads can be chosen once in a process: before it computes anything.
     """
-    before = {name: getattr(jax.config, name) for name in (_CACHE, "jax_default_device", *_KEEP_ALL)}
+    before = {
+        name: getattr(jax.config, name) for name in (_CACHE, "jax_default_device", *_KEEP_ALL)
+    }
     nproc = os.environ.get(_THREADS)
     os.environ[_THREADS] = str(threads)
     try:
@@ -101,7 +103,11 @@ def explain(error: Exception, world: World, device: Any) -> YardError:
     """The error to raise in place of JAX's own: memory, or the model itself."""
     lines = str(error).strip().splitlines() or ["no reason given"]
     reason = f"{type(error).__name__}: {lines[0]}"
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason or "out of memory" in reason.lower():
+    if (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in reason
+        or "out of memory" in reason.lower()
+    ):
         return OutOfMemory(
             f"out of memory on {device_name(device)} (worker {world.rank}): {reason}",
             "use a smaller train.batch_size or train.micro_batch, more train.workers or a smaller model",

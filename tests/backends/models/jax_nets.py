@@ -52,7 +52,7 @@ def functions(
 
     def apply(parameters: Any, inputs: jax.Array) -> jax.Array:
         first, last = parameters["first"], parameters["last"]
-        x = jax.nn.relu(inputs.reshape(len(inputs), -1) @ first["kernel"] + first["bias"])
+        x = jax.nn.relu(inputs.reshape(inputs.shape[0], -1) @ first["kernel"] + first["bias"])
         return x @ last["kernel"] + last["bias"]
 
     return init, apply

@@ -41,6 +41,7 @@ FRAMEWORKS = {
     "tensorflow": ("keras",),
     "keras": ("keras",),
     "jax": ("jax", "keras_jax"),
+    "flax": ("jax",),
 }
 """Framework to the beginnings of the file names in backends/ that may import it; Keras stands on each of the others."""
 

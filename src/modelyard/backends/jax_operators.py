@@ -211,7 +211,7 @@ def _convolution(equation: Equation, values: list[Value]) -> list[Value]:
         pads=[int(s[0]) for s in sides] + [int(s[1]) for s in sides],
         group=options["feature_group_count"],
     )
-    return [graph.turn(found, np.argsort(layout.out_spec))]
+    return [graph.turn(found, np.argsort(layout.out_spec).tolist())]
 
 
 def _pool(operator: str) -> Operator:
@@ -241,7 +241,7 @@ def _pool(operator: str) -> Operator:
         if operator == "AveragePool":  # JAX asks for the sum
             size = math.prod(int(window[axis]) for axis in moved)
             found = graph.add("Mul", [found, _scalar(equation, size)], found.dims)
-        return [graph.turn(found, np.argsort(order))]
+        return [graph.turn(found, np.argsort(order).tolist())]
 
     return make
 

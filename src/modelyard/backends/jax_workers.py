@@ -78,7 +78,7 @@ def choose_device(device: str, world: World) -> Any:
 
 def _gpus() -> list[Any]:
     try:
-        return jax.local_devices(backend="gpu")
+        return list(jax.local_devices(backend="gpu"))
     except RuntimeError:  # this JAX is for CPUs, or there is no GPU
         return []
 

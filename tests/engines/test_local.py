@@ -80,6 +80,7 @@ def test_the_plan_is_a_process_table(tmp_path: Path) -> None:
                     "MALLOC_MMAP_THRESHOLD_": "33554432",
                     "MALLOC_TRIM_THRESHOLD_": "1073741824",
                     "MALLOC_TOP_PAD_": "67108864",
+                    "GOMP_SPINCOUNT": "3000",
                     "RANK": "0",
                     "LOCAL_RANK": "0",
                     "WORLD_SIZE": "1",

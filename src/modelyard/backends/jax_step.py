@@ -61,40 +61,8 @@ def compile_programs(
     finish = _finish(spec)
     sizes = [int(np.prod(p.shape)) for p in (*model.parameters, *_floats(model.kept))]
     count = len(model.parameters)
-
-    def loss_of(
-        parameters: Arrays,
-        kept: Arrays,
-        inputs: jax.Array,
-        answers: Answers,
-        seed: jax.Array,
-        size: jax.Array,
-    ) -> tuple[jax.Array, Arrays]:
-        key, finished = jax.random.wrap_key_data(seed), finish(inputs)
-        if half:
-            parameters, finished = [_halved(p) for p in parameters], _halved(finished)
-        outputs, after = model.forward(parameters, kept, finished, key)
-        outputs = outputs.astype(jnp.float32)
-        losses = task.loss(JaxOps, outputs, answers[0])
-        if len(answers) > 1:  # of a blend of two, each label's loss by its share
-            others = task.loss(JaxOps, outputs, answers[1])
-            losses = others + answers[2] * (losses - others)
-        # What is kept stays in the precision it has.
-        after = [new.astype(old.dtype) for new, old in zip(after, kept, strict=True)]
-        return losses.sum() / size, after
-
-    differentiate = jax.value_and_grad(loss_of, has_aux=True)
-
-    def moved(
-        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limit: Any
-    ) -> tuple[Arrays, State, Any]:
-        norm = None
-        if limit is not None:
-            norm = _norm(gradients)
-            factor = jnp.minimum(limit / (norm + 1e-6), 1.0)
-            gradients = [gradient * factor for gradient in gradients]
-        parameters, state = update(parameters, gradients, state, rate)
-        return parameters, state, norm
+    differentiate = jax.value_and_grad(_loss_of(model, task, finish, half=half), has_aux=True)
+    moved = _moving(update)
 
     def alone(
         parameters: Arrays, state: State, kept: Arrays, batch: Any, rate: Any, limit: Any
@@ -130,19 +98,73 @@ def compile_programs(
         parameters, state, norm = moved(parameters, found, state, rate, limit)
         return parameters, state, kept, norm, found
 
+    return Programs(
+        alone=jax.jit(alone, donate_argnums=(0, 1, 2)),
+        gradients=jax.jit(gradients),
+        update=jax.jit(finish_step, donate_argnums=(0, 1, 2)),
+        outputs=jax.jit(_outputs_of(model, finish)),
+        add=jax.jit(jnp.add, donate_argnums=0),
+        norm=jax.jit(_norm),
+    )
+
+
+def _outputs_of(
+    model: Functional, finish: Callable[[jax.Array], jax.Array]
+) -> Callable[..., jax.Array]:
+    """As in service: nothing is drawn and nothing kept."""
+
     def outputs(parameters: Arrays, kept: Arrays, inputs: jax.Array) -> jax.Array:
         answer, _ = model.forward(parameters, kept, finish(inputs), None)
         whole: jax.Array = answer.astype(jnp.float32)
         return whole
 
-    return Programs(
-        alone=jax.jit(alone, donate_argnums=(0, 1, 2)),
-        gradients=jax.jit(gradients),
-        update=jax.jit(finish_step, donate_argnums=(0, 1, 2)),
-        outputs=jax.jit(outputs),
-        add=jax.jit(jnp.add, donate_argnums=0),
-        norm=jax.jit(_norm),
-    )
+    return outputs
+
+
+def _loss_of(
+    model: Functional, task: Task, finish: Callable[[jax.Array], jax.Array], *, half: bool
+) -> Callable[..., tuple[jax.Array, Arrays]]:
+    """This worker's part of the global mean loss, and what the model keeps."""
+
+    def loss_of(
+        parameters: Arrays,
+        kept: Arrays,
+        inputs: jax.Array,
+        answers: Answers,
+        seed: jax.Array,
+        size: jax.Array,
+    ) -> tuple[jax.Array, Arrays]:
+        key, finished = jax.random.wrap_key_data(seed), finish(inputs)
+        if half:
+            parameters, finished = [_halved(p) for p in parameters], _halved(finished)
+        outputs, after = model.forward(parameters, kept, finished, key)
+        outputs = outputs.astype(jnp.float32)
+        losses = task.loss(JaxOps, outputs, answers[0])
+        if len(answers) > 1:  # of a blend of two, each label's loss by its share
+            others = task.loss(JaxOps, outputs, answers[1])
+            losses = others + answers[2] * (losses - others)
+        # What is kept stays in the precision it has.
+        after = [new.astype(old.dtype) for new, old in zip(after, kept, strict=True)]
+        return losses.sum() / size, after
+
+    return loss_of
+
+
+def _moving(update: Update) -> Callable[..., tuple[Arrays, State, Any]]:
+    """An update, after clipping where a limit is given."""
+
+    def moved(
+        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limit: Any
+    ) -> tuple[Arrays, State, Any]:
+        norm = None
+        if limit is not None:
+            norm = _norm(gradients)
+            factor = jnp.minimum(limit / (norm + 1e-6), 1.0)
+            gradients = [gradient * factor for gradient in gradients]
+        parameters, state = update(parameters, gradients, state, rate)
+        return parameters, state, norm
+
+    return moved
 
 
 def seed_words(seed: int) -> np.ndarray[Any, np.dtype[np.uint32]]:

@@ -111,12 +111,12 @@ class Stuck(nn.Module):
     def __init__(self, outputs):
         super().__init__()
         self.layer = nn.Linear(64, outputs)
-        self.calls = 0
+        self.calls = 0  # the first is the look at its dense layers before training
 
     def forward(self, x):
         if self.training:
             self.calls += 1
-            if self.calls > 20 and os.environ["RANK"] == "1" and CONDITION:
+            if self.calls > 21 and os.environ["RANK"] == "1" and CONDITION:
                 self.never_return()
         return self.layer(x.flatten(1))
 

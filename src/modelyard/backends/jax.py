@@ -231,7 +231,8 @@ class Jax(Backend):
         )
 
     def _inputs(self, state: JaxState, array: NDArray[Any]) -> NDArray[Any]:
-        return array.astype(np.int32, copy=False) if state.integers else array
+        """A copy: a program that has not begun yet reads its arguments from the caller's memory."""
+        return array.astype(np.int32) if state.integers else np.array(array)
 
     def _equal(self, arrays: Arrays) -> Arrays:
         """Worker 0's, on every worker."""
@@ -267,8 +268,8 @@ class Jax(Backend):
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """JAX counts in 32 bits."""
-    return array.astype(np.int32) if array.dtype == np.int64 else array
+    """A copy; JAX counts in 32 bits."""
+    return array.astype(np.int32) if array.dtype == np.int64 else np.array(array)
 
 
 def _samples(state: JaxState, gradients: Arrays) -> dict[str, NDArray[Any]]:

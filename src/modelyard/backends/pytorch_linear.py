@@ -1,7 +1,7 @@
 """Dense layers by oneDNN, on CPUs where it is faster than the BLAS library that PyTorch calls for float32.
 
-PyTorch's wheels call MKL, which on AMD's processors runs its kernels for AVX2; oneDNN, which lies in the
-same wheels, takes AVX-512 there and is twice as fast. Both compute in float32 and differ by rounding.
+PyTorch's wheels call MKL; on the AMD processor that we measured, oneDNN, which lies in the same wheels, is
+about twice as fast (decision 16). Both compute in float32 and differ by rounding.
 
 ``OneDNN`` is a context around a training step in which ``torch.nn.functional.linear`` is another function.
 So it holds for ``nn.Linear``, ``nn.MultiheadAttention`` and whatever a user's model calls by that name, the backward

@@ -210,7 +210,7 @@ class TrainSection(Section):
     linear: Literal["auto", "blas", "onednn"] = Field(
         "auto",
         description="Which library computes large dense layers of a float32 step on a CPU; they differ by "
-        "rounding. auto: measured when training begins (on AMD's processors onednn is often twice as fast).",
+        "rounding. auto: measured when training begins (on the AMD processor tried, onednn was about twice as fast).",
     )
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",

@@ -46,16 +46,12 @@ def compare(contenders: list[Contender], rounds: int, *, warm_up: int = 1) -> li
             measure = contender.run()
             if number >= 0:
                 measures[contender.name].append(measure)
-    return rows_of(measures)
+    base = measures[contenders[0].name]
+    return [row_of(name, values, base) for name, values in measures.items()]
 
 
-def rows_of(measures: dict[str, list[float]]) -> list[Row]:
-    """A row for each contender from its measures, one for each round; the first is the baseline."""
-    base = next(iter(measures.values()))
-    return [_row(name, values, base) for name, values in measures.items()]
-
-
-def _row(name: str, values: list[float], base: list[float]) -> Row:
+def row_of(name: str, values: list[float], base: list[float]) -> Row:
+    """From the measures of a contender and of the baseline in the same rounds."""
     ratios = [value / other for value, other in zip(values, base, strict=True)]
     return Row(
         name=name,

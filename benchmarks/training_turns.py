@@ -55,14 +55,13 @@ class Turns:
         order = names[start:] + names[:start]
         return [name for name in order if (case.key, name, number) not in self._found]
 
-    def measures(self, case: Case, name: str) -> list[float]:
-        """Samples a second, one for each round."""
-        rounds = sorted(
-            number for key, who, number in self._found if (key, who) == (case.key, name)
-        )
-        return [
-            float(self._found[case.key, name, number]["rate"]) for number in rounds if number >= 0
-        ]
+    def measures(self, case: Case, name: str) -> dict[int, float]:
+        """Samples a second, by round."""
+        return {
+            number: float(found["rate"])
+            for (key, who, number), found in self._found.items()
+            if (key, who) == (case.key, name) and number >= 0
+        }
 
     def parts(self, case: Case, name: str) -> dict[str, float] | None:
         """Microseconds a step of each part, where they were looked for."""

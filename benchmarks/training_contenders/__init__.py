@@ -44,8 +44,8 @@ class Entry:
 
 _TUNED, _KIND = "tuned", "channels-last,fused,bytes,onednn"
 TABLE = {
-    "by hand": Entry("by_hand", "torch", launcher=TORCHRUN, group="by hand", share=0.5),
-    "by hand compiled": Entry("by_hand", "torch", "compiled", TORCHRUN, group="by hand", share=0.5),
+    "by hand": Entry("by_hand", "torch", launcher=TORCHRUN, group="by hand", share=0.4),
+    "by hand compiled": Entry("by_hand", "torch", "compiled", TORCHRUN, group="by hand", share=0.4),
     "by hand tuned": Entry("by_hand", "torch", _TUNED, TORCHRUN, group="by hand"),
     "by hand tuned compiled": Entry(
         "by_hand", "torch", "tuned,compiled", TORCHRUN, group="by hand"
@@ -63,9 +63,9 @@ TABLE = {
     "Ray Train": Entry("ray_train", "ray", share=0.4),
     "Keras (TensorFlow)": Entry("keras_fit", "keras", "tensorflow", most=1),
     "Keras (TensorFlow) 32 at once": Entry("keras_fit", "keras", "tensorflow,many", most=1),
-    "Keras (TensorFlow) XLA": Entry("keras_fit", "keras", "tensorflow,jit", most=1, share=0.6),
-    "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1, share=0.6),
-    "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1, share=0.3),
+    "Keras (TensorFlow) XLA": Entry("keras_fit", "keras", "tensorflow,jit", most=1, share=0.5),
+    "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1, share=0.4),
+    "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1, share=0.25),
     "tf.function": Entry("tensorflow_loop", "tensorflow", most=1),
     "modelyard": Entry("modelyard_train", "modelyard", group=""),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +53,9 @@ def processes_about(folder: Path) -> list[psutil.Process]:
 def nothing_left(tmp_path: Path) -> Iterator[Path]:
     """``tmp_path``, with the check that no process that was given a path in it outlives the test."""
     yield tmp_path
-    left = processes_about(tmp_path)
+    deadline = time.monotonic() + 5
+    while (left := processes_about(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # what is ending already may take a moment on a busy machine
     told = [(process.pid, process.cmdline()) for process in left]
     for process in left:
         process.kill()

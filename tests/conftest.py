@@ -2,8 +2,8 @@
 
 import json
 import os
-import time
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

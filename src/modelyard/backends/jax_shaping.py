@@ -98,10 +98,31 @@ def _samples(equation: Equation, _: list[Value]) -> list[Value]:
     return [graph.shape_to(whole, ())]
 
 
+def _piece(equation: Equation, values: list[Value]) -> Value:
+    graph, found = equation.graph, values[0]
+    sizes = equation.options["slice_sizes"]
+    places = np.asarray(values[1].constant).tolist()
+    for axis, place in zip(
+        equation.options["dimension_numbers"].start_index_map, places, strict=True
+    ):
+        dim, size = found.dims[axis], sizes[axis]
+        if size == dim:
+            continue
+        if not (is_number(dim) and is_number(size)):
+            raise equation.refuse("takes some samples of a batch and leaves others")
+        begin = min(max(int(place), 0), int(dim) - int(size))
+        ends = [[begin], [begin + int(size)], [axis]]
+        shape = (*found.dims[:axis], int(size), *found.dims[axis + 1 :])
+        found = graph.add("Slice", [found, *map(graph.numbers, ends)], shape)
+    return graph.shape_to(found, equation.after[0].shape)
+
+
 def _gather(equation: Equation, values: list[Value]) -> list[Value]:
-    """Rows of a table by their numbers, as an embedding and ``x[:, i]`` do."""
+    """Rows of a table by their numbers, as an embedding does; a piece at a known place, as ``x[..., :4]``."""
     numbers, dims = equation.options["dimension_numbers"], equation.before[0].shape
     index = equation.before[1].shape
+    if values[1].constant is not None and len(index) == 1 and not numbers.operand_batching_dims:
+        return [_piece(equation, values)]
     collapsed = numbers.collapsed_slice_dims
     sizes = equation.options["slice_sizes"]
     if len(collapsed) != 1 or numbers.start_index_map != collapsed or numbers.operand_batching_dims:

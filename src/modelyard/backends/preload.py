@@ -12,6 +12,8 @@ _OF_BACKEND = {
     # The first step of an optimizer imports dynamo, which takes as long as torch itself.
     "pytorch": ("modelyard.backends.pytorch", "modelyard.backends.pytorch_models", "torch._dynamo"),
     "keras": ("modelyard.backends.keras",),
+    # Its threads come with its first computation, not with its import.
+    "jax": ("modelyard.backends.jax", "flax.nnx"),
 }
 _KERAS_BACKEND = "KERAS_BACKEND"
 """What Keras stands on; a model's code that sets it must do so before Keras is imported."""

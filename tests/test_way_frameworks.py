@@ -1,4 +1,4 @@
-"""The whole way with a Keras model, as a user goes it: trained by two workers, killed, resumed, exported, served."""
+"""The whole way with a Keras and a JAX model, as a user goes it: trained by two workers, killed, resumed, exported, served."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("keras")
 
 
 def yard(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -27,15 +26,22 @@ def yard(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module", params=["keras", "jax"])
+def framework(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    pytest.importorskip("flax" if name == "jax" else name)
+    return name
+
+
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    parent = tmp_path_factory.mktemp("keras")
+def digits(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Iterator[Path]:
+    parent = tmp_path_factory.mktemp(framework)
     made = yard(
-        parent, "new", "digits", "--template", "image-classification", "--framework", "keras"
+        parent, "new", "digits", "--template", "image-classification", "--framework", framework
     )
     assert made.returncode == 0, made.stderr
     folder = parent / "digits"
-    assert "import keras" in (folder / "model.py").read_text()
+    assert f"import {framework}" in (folder / "model.py").read_text()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,11 +57,11 @@ def test_a_killed_worker_leaves_no_trace_in_the_weights(digits: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_is_trained_exported_and_served(digits: Path) -> None:
+def test_it_is_trained_exported_and_served(digits: Path, framework: str) -> None:
     done = yard(digits, "up", "train.epochs=8", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     way: Any = json.loads(done.stdout)
-    assert way["run"]["world_size"] == 2 and way["run"]["backend"] == "keras"
+    assert way["run"]["world_size"] == 2 and way["run"]["backend"] == framework
     assert way["run"]["metrics"]["test/accuracy"] >= 0.95
     assert way["bundle"]["parity"]["largest_error"] <= 1e-4
     picture = sorted((digits / "data" / "7").glob("*.png"))[0]
@@ -71,8 +77,8 @@ def test_preflight_tries_the_model(digits: Path) -> None:
     assert {"step", "export", "estimate"} <= set(states) and "failed" not in states.values()
 
 
-def test_the_fields_first_example_is_trained(tmp_path: Path) -> None:
-    example = Path(__file__).parents[1] / "examples" / "seed-cnn-keras"
+def test_the_fields_first_example_is_trained(tmp_path: Path, framework: str) -> None:
+    example = Path(__file__).parents[1] / "examples" / f"seed-cnn-{framework}"
     for file in example.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = yard(tmp_path, "train", "train.epochs=1", "--json")

@@ -31,9 +31,22 @@ def stack() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(8, 8), nn.SiLU(), nn.Identity(), nn.Linear(8, 1))
 
 
+def sequence() -> nn.Module:
+    """Dense layers over more than one axis, with and without an offset."""
+    layers = (
+        nn.Linear(6, 8),
+        nn.LayerNorm(8),
+        nn.LeakyReLU(),
+        nn.Linear(8, 4, bias=False),
+        nn.Sigmoid(),
+    )
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(20, 3))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], TaskSpec]] = {
     "mlp": (lambda: mlp((6,), 3, hidden=(16, 8)), (6,), CLASSES),
     "cnn": (lambda: cnn_small((3, 16, 16), 3, channels=(4, 8), hidden=8), (3, 16, 16), CLASSES),
+    "sequence": (sequence, (5, 6), CLASSES),
     "binary": (stack, (6,), TWO),
     "regression": (stack, (6,), NUMBER),
 }

@@ -1,21 +1,17 @@
 """JAX to ONNX: the model is traced for any batch and written node by node; no data beside the file."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import onnx
 
 from modelyard.backends.jax_model import Arrays, Functional, input_type
 from modelyard.backends.jax_onnx import Equation, Graph, Value, is_number
 from modelyard.backends.jax_operators import OPERATORS, PASSED_ON, spread_all, unroll
-from modelyard.spec.errors import ExportError, from_os_error
+from modelyard.backends.onnx_file import write_onnx
+from modelyard.spec.errors import ExportError
 from modelyard.spec.signature import Signature
-
-_ONE_FILE = 1_500_000_000
-"""Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB."""
 
 
 def export_onnx(
@@ -38,7 +34,7 @@ def export_onnx(
     start = graph.open_input(signature.inputs[0].name, dims, integers=integers)
     (answer,) = _walk(graph, traced.jaxpr, [graph.constant(c) for c in traced.consts], [start])
     answer = graph.spread(answer, traced.out_avals[0].shape)
-    _write(graph.proto(answer, signature), path, sum(int(p.nbytes) for p in parameters))
+    write_onnx(graph.proto(answer, signature), path, sum(int(p.nbytes) for p in parameters))
 
 
 def _walk(graph: Graph, jaxpr: Any, constants: list[Value], inputs: list[Value]) -> list[Value]:
@@ -121,22 +117,3 @@ def _untraceable(error: Exception) -> ExportError:
         f"the model cannot be written as ONNX: {kind}: {lines[0]}",
         "replace that operation in the model, or move it out of the model",
     )
-
-
-def _write(proto: onnx.ModelProto, path: Path, size: int) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        if size > _ONE_FILE:
-            onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
-            onnx.checker.check_model(path)
-        else:
-            onnx.save(proto, temporary)
-            onnx.checker.check_model(temporary)
-            os.replace(temporary, path)  # noqa: PTH105
-    except onnx.checker.ValidationError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ExportError(f"the exported file is not valid ONNX: {first}") from error
-    except OSError as error:
-        raise from_os_error(error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,9 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from modelyard.backends.onnx_file import OPSET
 from modelyard.spec.errors import ExportError
 
-OPSET, IR_VERSION = 18, 10
+IR_VERSION = 10
 Dim = Any
 """A number, or JAX's symbol for a multiple of the batch."""
 

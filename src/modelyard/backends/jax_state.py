@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modelyard.backends.base import Snapshot
 from modelyard.backends.jax_model import Arrays, Functional
 from modelyard.backends.jax_update import State
+from modelyard.backends.snapshots import check_fit
 from modelyard.spec.errors import ModelError
 
 _NEW_RUN = "the model has changed since the checkpoint: start a new run"
@@ -44,9 +45,10 @@ def restored(
     """
     given = snapshot.tensors
     own = dict(_named(model, model.parameters, model.kept))
-    _check_fit(
+    check_fit(
         {name.removeprefix("model."): tuple(array.shape) for name, array in own.items()},
         {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")},
+        "weights",
     )
     parameters = [
         _taken(given[f"model.{n}"], a) for n, a in zip(model.names, model.parameters, strict=True)
@@ -99,18 +101,3 @@ def _wanted(given: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -
         held = f"of shape {given[name].shape}" if name in given else "missing"
         raise ModelError(f"the snapshot's {name} is {held}, this model's is {shape}", _NEW_RUN)
     return given[name]
-
-
-def _check_fit(own: dict[str, tuple[int, ...]], given: dict[str, NDArray[Any]]) -> None:
-    problems = [f"{key} is missing" for key in own.keys() - given.keys()]
-    problems += [f"{key} is not in the model" for key in given.keys() - own.keys()]
-    problems += [
-        f"{key} has shape {given[key].shape}, the model has {shape}"
-        for key, shape in own.items()
-        if key in given and given[key].shape != shape
-    ]
-    if problems:
-        raise ModelError(
-            f"the weights of the snapshot do not fit this model: {'; '.join(sorted(problems)[:5])}",
-            _NEW_RUN,
-        )

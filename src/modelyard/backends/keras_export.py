@@ -1,11 +1,6 @@
 """A Keras model to ONNX: dynamic batch, channels first as samples are, nothing about the machine."""
 
-import contextlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +8,9 @@ import keras
 import onnx
 
 from modelyard.backends.keras_model import Subject
+from modelyard.backends.onnx_file import OPSET, first_line, quiet, write_onnx
 from modelyard.spec.errors import ExportError, MissingExtraError, from_os_error
 from modelyard.spec.signature import Signature
-
-OPSET = 18
-"""Known to ONNX Runtime since 1.14."""
-_LAST = (2, 3, 1)
 
 
 def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
@@ -28,7 +20,7 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with _quiet():
+        with quiet():
             _wrapped(subject).export(
                 str(temporary),
                 format="onnx",
@@ -36,7 +28,7 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
                 opset_version=OPSET,
                 input_signature=[_spec(subject)],
             )
-        _finish(temporary, path, signature)
+        proto = _named(onnx.load(temporary), signature)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"exporting from Keras on {keras.backend.backend()} needs the package {error.name!r}",
@@ -44,17 +36,16 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
         ) from error
     except OSError as error:
         raise from_os_error(error) from error
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported file is not valid ONNX: {_first_line(error)}") from error
     except ExportError:
         raise
     except Exception as error:
         raise ExportError(
-            f"the model cannot be written as ONNX: {type(error).__name__}: {_first_line(error)}",
+            f"the model cannot be written as ONNX: {type(error).__name__}: {first_line(error)}",
             "replace that operation in the model's call, or move it out of the model",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+    write_onnx(proto, path, sum(len(tensor.raw_data) for tensor in proto.graph.initializer))
 
 
 def _wrapped(subject: Subject) -> Any:
@@ -68,8 +59,7 @@ def _spec(subject: Subject) -> Any:
     return keras.InputSpec(dtype=subject.dtype, shape=(None, *subject.shape), name="given")
 
 
-def _finish(temporary: Path, path: Path, signature: Signature) -> None:
-    proto = onnx.load(temporary)
+def _named(proto: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
     graph = proto.graph
     if len(graph.input) != 1 or len(graph.output) != 1:
         raise ExportError(
@@ -85,10 +75,7 @@ def _finish(temporary: Path, path: Path, signature: Signature) -> None:
                 "use the size of the input's first axis (ops.shape(x)[0]) and no number in its place",
             )
         batch.dim_param = "batch"
-    _strip(proto)
-    onnx.save(proto, temporary)
-    onnx.checker.check_model(temporary)
-    temporary.replace(path)
+    return proto
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -100,34 +87,3 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.name == old:
             value.name = new
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Leave out the exporter's notes, which may name this machine."""
-    for item in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-    proto.ClearField("metadata_props")
-    proto.ClearField("doc_string")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing of the exporter reaches the terminal; what matters comes as an exception."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no reason given"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from modelyard.backends.base import Snapshot
 from modelyard.backends.keras_model import Subject
+from modelyard.backends.snapshots import check_fit
 from modelyard.spec.errors import ModelError
 
 Arrays = dict[str, NDArray[Any]]
@@ -37,7 +38,7 @@ def restore_state(
     weights = _part(snapshot.tensors, "model.")
     kept = _part(snapshot.tensors, "optimizer.")
     own = {name: tuple(variable.shape) for name, variable in subject.names.items()}
-    _check_fit(own, weights, "weights")
+    check_fit(own, weights, "weights")
     taken = snapshot.numbers.get("optimizer", optimizer)
     complete = bool(kept) or "steps" in snapshot.numbers
     if complete and taken != optimizer:
@@ -52,7 +53,7 @@ def restore_state(
             for variable in subject.trainable
             for quantity in subject.rule.slots
         }
-        _check_fit(shapes, kept, "optimizer's quantities")
+        check_fit(shapes, kept, "optimizer's quantities")
     for name, variable in subject.names.items():
         variable.assign(np.array(weights[name]))
     if complete:
@@ -81,18 +82,3 @@ def as_array(value: Any) -> NDArray[Any]:
 
 def _part(tensors: Arrays, prefix: str) -> Arrays:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _check_fit(own: dict[str, tuple[int, ...]], given: Arrays, what: str) -> None:
-    problems = [f"{key} is missing" for key in own.keys() - given.keys()]
-    problems += [f"{key} is not in the model" for key in given.keys() - own.keys()]
-    problems += [
-        f"{key} has shape {given[key].shape}, the model has {shape}"
-        for key, shape in own.items()
-        if key in given and given[key].shape != shape
-    ]
-    if problems:
-        raise ModelError(
-            f"the {what} of the snapshot do not fit this model: {'; '.join(sorted(problems)[:5])}",
-            "the model has changed since the checkpoint: start a new run",
-        )

@@ -1,28 +1,17 @@
 """PyTorch to ONNX, through torch.export: dynamic batch, no data beside the file, nothing about the machine."""
 
-import contextlib
 import copy
-import io
-import logging
-import os
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import torch
 from torch import nn
 
+from modelyard.backends.onnx_file import OPSET, first_line, quiet, write_onnx
 from modelyard.backends.pytorch_guests import take_in
 from modelyard.backends.pytorch_models import input_type
-from modelyard.spec.errors import ExportError, from_os_error
+from modelyard.spec.errors import ExportError
 from modelyard.spec.signature import Signature
-
-OPSET = 18
-"""The exporter's own; ONNX Runtime has known it since 1.14."""
-_ONE_FILE = 1_500_000_000
-"""Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB."""
 
 _ANY_BATCH = 2**31
 
@@ -37,7 +26,7 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
     still.eval()
     shape = (3, *(size or 1 for size in signature.inputs[0].shape[1:]))
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 still,
                 (torch.zeros(shape, dtype=input_type(signature)),),
@@ -56,7 +45,8 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
     if program is None:
         raise ExportError("the exporter of PyTorch gave no program", "upgrade torch")
     _refuse_fixed_batch(program)
-    _write(program.model_proto, path, still)
+    size = sum(tensor.nbytes for tensor in still.state_dict().values())
+    write_onnx(program.model_proto, path, size)
 
 
 def _refuse_fixed_batch(program: torch.onnx.ONNXProgram) -> None:
@@ -75,55 +65,6 @@ def _refuse_fixed_batch(program: torch.onnx.ONNXProgram) -> None:
     )
 
 
-def _write(proto: onnx.ModelProto, path: Path, model: nn.Module) -> None:
-    _strip(proto)
-    size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        if size > _ONE_FILE:
-            onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
-            onnx.checker.check_model(path)
-        else:
-            onnx.save(proto, temporary)
-            onnx.checker.check_model(temporary)
-            os.replace(temporary, path)  # noqa: PTH105
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported file is not valid ONNX: {_reason(error)}") from error
-    except OSError as error:
-        raise from_os_error(error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Leave out the exporter's notes: stack traces with paths of this machine, which differ elsewhere."""
-    functions = [node for function in proto.functions for node in function.node]
-    for item in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-    for item in (*proto.graph.value_info, *proto.graph.initializer, *functions):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-    proto.ClearField("metadata_props")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing of the exporter reaches the terminal; what matters comes as an exception."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def _reason(error: BaseException) -> str:
     """One line: the operator where one is named, else the first line of the innermost cause."""
     text, cause = "", error
@@ -136,5 +77,4 @@ def _reason(error: BaseException) -> str:
         return f"the operator {operator[1]} has no ONNX form"
     if type(cause).__name__ == "GuardOnDataDependentSymNode":
         return "forward takes a branch that depends on the values of its input"
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"
+    return f"{type(cause).__name__}: {first_line(cause)}"

@@ -126,9 +126,10 @@ def _always_alike(module: nn.Module) -> bool:
 def _leaner(graph: fx.Graph, held: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """The traced graph as a function of what differs from step to step; ``held`` are its first inputs."""
     fixed: dict[fx.Node, torch.Tensor] = dict(zip(graph.nodes, held, strict=False))
+    constant = {node for node, value in fixed.items() if not isinstance(value, nn.Parameter)}
     for node in graph.nodes:
         if node.op == "call_function":
-            _strike_out(node, fixed)
+            _strike_out(node, fixed, constant)
     used = [node for node in fixed if any(user not in fixed for user in node.users)]
     values = [fixed[node] for node in used]
     graph.eliminate_dead_code()
@@ -143,8 +144,11 @@ def _leaner(graph: fx.Graph, held: Sequence[torch.Tensor]) -> Callable[..., Any]
     return lambda *given: run(*values, *given)
 
 
-def _strike_out(node: fx.Node, fixed: dict[fx.Node, torch.Tensor]) -> None:
-    """Have ``node`` not computed where its result is there already or never changes."""
+def _strike_out(node: fx.Node, fixed: dict[fx.Node, torch.Tensor], constant: set[fx.Node]) -> None:
+    """Have ``node`` not computed where its result is there already or never changes.
+
+    ``fixed`` are tensors that stay where they are: weights, seen one way or another, and what is ``constant``.
+    """
     source = node.args[0]
     if not isinstance(source, fx.Node):
         return
@@ -164,10 +168,8 @@ def _strike_out(node: fx.Node, fixed: dict[fx.Node, torch.Tensor]) -> None:
         ):
             source.args = source.args[:2]  # the sum without the axis that the view takes away again
             node.replace_all_uses_with(source)
-    elif node.target in _FOLDED and all(
-        other in fixed and not isinstance(fixed[other], nn.Parameter)
-        for other in node.all_input_nodes
-    ):
+    elif node.target in _FOLDED and constant.issuperset(node.all_input_nodes):
+        constant.add(node)
         arguments = fx.node.map_arg(node.args, lambda other: fixed[other])
         fixed[node] = cast("Any", node.target)(*arguments, **node.kwargs)
 

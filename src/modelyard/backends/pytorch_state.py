@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modelyard.backends.base import Part, Snapshot
+from modelyard.backends.snapshots import check_fit
 from modelyard.spec.errors import ModelError
 
 Arrays = dict[str, NDArray[Any]]
@@ -52,7 +53,7 @@ def restore_state(
     """
     weights = _part(snapshot.tensors, "model.")
     own = model.state_dict()
-    _check_fit({key: tuple(v.shape) for key, v in own.items()}, weights, "weights")
+    check_fit({key: tuple(v.shape) for key, v in own.items()}, weights, "weights")
     kept = _part(snapshot.tensors, "optimizer.")
     states = _optimizer_states(model, optimizer, kept)
     taken = snapshot.numbers.get("optimizer", name)
@@ -135,18 +136,3 @@ def _optimizer_states(
             local(own).copy_(slice_of(whole, parameter))
         states.setdefault(parameter, {})[quantity] = own
     return states
-
-
-def _check_fit(own: dict[str, tuple[int, ...]], given: Arrays, what: str) -> None:
-    problems = [f"{key} is missing" for key in own.keys() - given.keys()]
-    problems += [f"{key} is not in the model" for key in given.keys() - own.keys()]
-    problems += [
-        f"{key} has shape {given[key].shape}, the model has {shape}"
-        for key, shape in own.items()
-        if key in given and given[key].shape != shape
-    ]
-    if problems:
-        raise ModelError(
-            f"the {what} of the snapshot do not fit this model: {'; '.join(sorted(problems)[:5])}",
-            "the model has changed since the checkpoint: start a new run",
-        )

@@ -13,7 +13,7 @@ holds them. Reading puts the pieces together again, for any number of workers an
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from modelyard.backends.tensors import (
     map_tensors,
     write_tensors,
 )
-from modelyard.spec.errors import from_os_error
+from modelyard.spec.errors import ModelError, from_os_error
 from modelyard.spec.records import Record
 from modelyard.store.files import digest_bytes, digest_file, write_flushed
 
@@ -62,6 +62,22 @@ class Shard(Record, frozen=True, kw_only=True):
 
 def shard_name(rank: int) -> str:
     return f"shard-{rank}.json"
+
+
+def check_fit(own: Mapping[str, tuple[int, ...]], given: Mapping[str, Array], what: str) -> None:
+    """Raises ModelError where ``given`` has other names or shapes than ``own``, a model's, naming them."""
+    problems = [f"{key} is missing" for key in own.keys() - given.keys()]
+    problems += [f"{key} is not in the model" for key in given.keys() - own.keys()]
+    problems += [
+        f"{key} has shape {given[key].shape}, the model has {shape}"
+        for key, shape in own.items()
+        if key in given and given[key].shape != shape
+    ]
+    if problems:
+        raise ModelError(
+            f"the {what} of the snapshot do not fit this model: {'; '.join(sorted(problems)[:5])}",
+            "the model has changed since the checkpoint: start a new run",
+        )
 
 
 def share_of(snapshot: Snapshot, rank: int, size: int) -> Snapshot:

@@ -20,8 +20,18 @@ from modelyard.spec.records import Machine, Run
 from modelyard.store.files import digest_file, write_atomic
 
 PROJECT, CODE = "project.json", "code"
-_WITH = ("msgspec", "numpy", "pillow", "pydantic", "safetensors", "pyarrow")
-"""Packages beside the frameworks whose version can matter for what comes out."""
+_WITH = (
+    "msgspec",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow-cpu",
+    "jaxlib",
+)
+"""Packages beside the backends' own whose version can matter for what comes out."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 

@@ -18,6 +18,7 @@ from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
 from modelyard.flow import ProjectLike, open_project
 from modelyard.flow import prepare as prepare_data
+from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import ProjectError, YardError
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset, Record
@@ -30,7 +31,6 @@ from modelyard.training.estimate import Measured, available_bytes, estimate, mea
 from modelyard.training.execution import asked_for
 from modelyard.training.rehearsal import rehearse
 from modelyard.training.schedules import total_steps
-from modelyard.training.surroundings import available_cores
 from modelyard.way import open_target
 
 

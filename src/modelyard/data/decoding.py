@@ -1,7 +1,6 @@
 """Pictures of a list of files, decoded in line while they are few, and by processes from then on."""
 
 import math
-import os
 import time
 import weakref
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from modelyard.data.decoder import read_pixels
 from modelyard.data.decoders import Decoders, Slice
 from modelyard.data.image_file import MODES, channels_first
+from modelyard.spec.cores import available_cores
 from modelyard.spec.signature import ImageInput
 
 _IN_LINE_SECONDS = 0.05
@@ -26,7 +26,7 @@ class Decoding:
 
     def __init__(self, spec: ImageInput, files: Sequence[str]) -> None:
         self._spec, self._files = spec, files
-        self._seconds = 0.0 if _cores() > 1 else -math.inf
+        self._seconds = 0.0 if available_cores() > 1 else -math.inf
         """Spent in line so far."""
         self._stop = 0
         """Where the last slice ended."""
@@ -60,7 +60,9 @@ class Decoding:
         mode, size = MODES[self._spec.color], (self._spec.width, self._spec.height)
         for place in range(stop - start):
             if self._seconds > _IN_LINE_SECONDS:
-                decoders = self._decoders = Decoders(self._spec, min(_cores(), _MOST_PROCESSES))
+                decoders = self._decoders = Decoders(
+                    self._spec, min(available_cores(), _MOST_PROCESSES)
+                )
                 weakref.finalize(self, decoders.close)
                 pixels[place:], others = self.pixels(start + place, stop)
                 return pixels, unreadable | {place + other: why for other, why in others.items()}
@@ -72,10 +74,3 @@ class Decoding:
                 pixels[place] = channels_first(self._spec, found)
             self._seconds += time.perf_counter() - began
         return pixels, unreadable
-
-
-def _cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from modelyard.backends import BUILT_IN_MODELS
 from modelyard.backends.source import code_digest
 from modelyard.data.augment import augment_mistakes
+from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import (
     DataError,
     Mistake,
@@ -57,7 +58,7 @@ from modelyard.training.order import (
     timestamp,
 )
 from modelyard.training.schedules import total_steps
-from modelyard.training.surroundings import available_cores, command, keep, machine, versions
+from modelyard.training.surroundings import command, keep, machine, versions
 from modelyard.training.tracking import send_rest, tracked
 
 Observer = Callable[[AnyEvent], None]

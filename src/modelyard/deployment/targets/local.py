@@ -25,6 +25,7 @@ from modelyard.deployment.process_table import (
     process_table,
 )
 from modelyard.deployment.targets.base import Target
+from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import DeploymentError, StoreError, from_os_error
 from modelyard.spec.records import Deployment, Service
 from modelyard.spec.work import Native
@@ -45,7 +46,7 @@ class Local(Target):
         cores: int | None = None,
     ) -> None:
         self._replica_command = tuple(replica_command)
-        self._cores = cores or _usable_cores()
+        self._cores = cores or available_cores()
 
     def plan(self, service: Service) -> Native:
         """The process table. Every replica gets its share of the cores as threads."""
@@ -116,12 +117,6 @@ class Local(Target):
             observed, state="stopped", replicas=stopped, supervisor_pid=None, processes=(), error=""
         )
         write_atomic(folder / OBSERVED, record.to_json())
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read_observed(folder: Path) -> Observed | None:

@@ -1,10 +1,10 @@
-"""What a machine offers a process: its cores, by the group that it is in."""
+"""Cores that a process may use: by its group, its affinity and the machine."""
 
 from pathlib import Path
 
 import pytest
 
-from modelyard.training.surroundings import available_cores, quota_of_cores
+from modelyard.spec.cores import available_cores, quota_of_cores
 
 UNLIMITED = 2**60
 

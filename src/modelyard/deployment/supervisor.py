@@ -62,6 +62,8 @@ class Supervisor:
         try:
             while not self._stop.is_set():
                 desired = self._read_desired()
+                if desired is None and self._desired is None:
+                    break  # what this was started for is not wanted any more
                 if desired is not None and desired != self._desired:
                     await self._pursue(desired)
                     if self._ended:
@@ -79,6 +81,8 @@ class Supervisor:
     def _read_desired(self) -> Desired | None:
         try:
             return msgspec.json.decode((self._folder / DESIRED).read_bytes(), type=Desired)
+        except FileNotFoundError:  # taken down
+            return None
         except (OSError, msgspec.DecodeError) as error:
             self._log.write(f"{DESIRED} cannot be read: {error}")
             return None

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from tests.conftest import processes_about
 
 from modelyard.deployment import processes
 from modelyard.deployment.targets.contract import TargetContract, ask
@@ -243,6 +244,23 @@ def test_a_killed_command_leaves_nothing_that_the_next_one_cannot_finish(
     up = target.apply(folder, plan)
     assert up.state == "ready"
     assert len(running(pids(up))) == 2
+
+
+def test_a_supervisor_that_comes_after_the_end_brings_nothing_up(
+    target: Local, service: Service, folder: Path
+) -> None:
+    """Such as that of a command that was killed, on a busy machine."""
+    target.apply(folder, target.plan(service))
+    target.remove(folder)
+    late = [sys.executable, "-P", "-m", "modelyard.deployment.supervisor", str(folder)]
+    subprocess.run(late, check=True)
+    deadline = time.monotonic() + 10
+    while processes_about(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    observed = target.observe(folder)
+    assert observed is not None and observed.state == "stopped"
+    assert target.apply(folder, target.plan(service)).state == "ready"
 
 
 def test_a_newer_wish_ends_the_wait_for_an_older_one(

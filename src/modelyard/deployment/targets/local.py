@@ -97,6 +97,8 @@ class Local(Target):
             return
         try:
             with lock(folder / _APPLY_LOCK):
+                # First: a supervisor that a killed command has started may be there only after this one ended.
+                (folder / DESIRED).unlink(missing_ok=True)
                 supervisor = processes.live_supervisor(folder)
                 if supervisor is not None:
                     _end_supervisor(supervisor, timeout)

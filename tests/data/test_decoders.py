@@ -92,8 +92,10 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(two: Decoders, files: 
         victim = two.processes[0]
         os.kill(victim, signal.SIGKILL)
         check(RGB, files, *two.result(begun))
-        two.result(two.begin(files[:2]))
-        assert victim not in two.processes
+        deadline = time.monotonic() + 30
+        while victim in two.processes:  # the other one may do all the work for a while
+            assert time.monotonic() < deadline
+            check(RGB, files, *two.result(two.begin(files)))
 
 
 def test_a_file_that_ends_every_process_is_an_error_and_no_hang(files: list[str]) -> None:

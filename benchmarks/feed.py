@@ -26,9 +26,9 @@ from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import AHEAD, BatchMaker, Feed
 from modelyard.engines.local import Local
-from modelyard.spec.project import AugmentSection
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import ImageInput, Signature, Tensor
+from modelyard.spec.training import AugmentSection
 from modelyard.spec.work import Job
 
 BATCH, CLASSES = 32, tuple("0123456789")

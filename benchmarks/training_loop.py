@@ -29,9 +29,9 @@ from modelyard.backends.pytorch_models import cnn_small
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.engines.local import Local
-from modelyard.spec.project import OptimizerSection, ScheduleSection, TrainSection
 from modelyard.spec.records import AnyEvent, CheckpointSaved, TaskSpec
 from modelyard.spec.signature import ImageInput, Signature, Tensor
+from modelyard.spec.training import OptimizerSection, ScheduleSection, TrainSection
 from modelyard.spec.work import Job, World
 from modelyard.tasks import open_task
 from modelyard.training.checkpoints import Progress

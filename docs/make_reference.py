@@ -13,7 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from modelyard.cli import COMMANDS
 from modelyard.cli.__main__ import build_parser
-from modelyard.spec.project import ProjectFile, Section
+from modelyard.spec.project import ProjectFile
+from modelyard.spec.section import Section
 
 PAGE = Path(__file__).parent / "reference.md"
 HEAD = """\

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from modelyard.data.augment import Augmentation, augment_mistakes
 from modelyard.data.draws import sample_keys
-from modelyard.spec.project import AugmentSection
 from modelyard.spec.signature import (
     BooleanColumn,
     CategoricalColumn,
@@ -19,6 +18,7 @@ from modelyard.spec.signature import (
     TensorInput,
     TextInput,
 )
+from modelyard.spec.training import AugmentSection
 
 RGB = ImageInput(height=12, width=10, color="rgb", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
 GREY = ImageInput(height=12, width=10, color="grey", mean=(0.5,), std=(0.2,))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import BatchMaker, Choice, Feed, Made
-from modelyard.spec.project import AugmentSection
 from modelyard.spec.signature import ImageInput, NaturalInput, TensorInput
+from modelyard.spec.training import AugmentSection
 
 IMAGE = ImageInput(height=6, width=5, color="rgb", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
 VECTOR = TensorInput(shape=(4,))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelyard.data.mixing import cutmix, mix, mixup, plan_mix
-from modelyard.spec.project import AugmentSection
+from modelyard.spec.training import AugmentSection
 
 
 def test_a_plan_is_of_its_step_and_seed() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.spec.errors import ProjectError
-from modelyard.spec.project import TrainSection
 from modelyard.spec.records import (
     AnyEvent,
     Noticed,
@@ -22,6 +21,7 @@ from modelyard.spec.records import (
     StepDone,
     WorkerJoined,
 )
+from modelyard.spec.training import TrainSection
 from modelyard.store.events import read_events
 from modelyard.training import checkpoints
 from modelyard.training.budget import (

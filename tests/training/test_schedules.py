@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.spec.project import TrainSection
+from modelyard.spec.training import TrainSection
 from modelyard.training.schedules import (
     is_multiple,
     learning_rate,

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from modelyard.data.draws import Keys, normal, pieces, uniform
 from modelyard.spec.errors import Mistake
-from modelyard.spec.project import AugmentSection
 from modelyard.spec.signature import (
     BooleanColumn,
     CategoricalColumn,
@@ -24,6 +23,7 @@ from modelyard.spec.signature import (
     TensorInput,
     TextInput,
 )
+from modelyard.spec.training import AugmentSection
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

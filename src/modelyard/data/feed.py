@@ -23,7 +23,7 @@ from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.draws import sample_keys
 from modelyard.data.mixing import mix, plan_mix
-from modelyard.spec.project import AugmentSection
+from modelyard.spec.training import AugmentSection
 
 AHEAD = 3
 """Batches that the thread may be ahead of the step: two hide a slow one, more only take memory."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from modelyard.data.augment import Samples, blocks
 from modelyard.data.draws import number
-from modelyard.spec.project import AugmentSection
+from modelyard.spec.training import AugmentSection
 
 _OWN_STREAM = 0x6D6978
 """Keeps these draws apart from the order of samples, which is keyed by the seed as well."""

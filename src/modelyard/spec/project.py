@@ -3,20 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from modelyard.spec.duration import Duration
-from modelyard.spec.worker_count import WorkerCount, limits
+from modelyard.spec.section import Fraction, Section
+from modelyard.spec.training import TrainSection
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """Lower-case letters, digits and hyphens: it becomes a host name, a metric label and an OCI tag."""
-
-
-class Section(BaseModel):
-    """A section of the project file: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ProjectSection(Section):
@@ -98,184 +91,6 @@ class ModelSection(Section):
         description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp", "text-small".'
     )
     args: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
-
-
-class OptimizerSection(Section):
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: PositiveFloat = Field(1e-3, description="Peak learning rate.")
-    weight_decay: float = Field(
-        0.01, ge=0, description="Not applied to norms and biases; adamw and sgd only."
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only.")
-
-
-class ScheduleSection(Section):
-    name: Literal["cosine", "constant"] = "cosine"
-    warmup: Fraction = Field(
-        0.05, description="Share of all steps in which the learning rate rises from 0."
-    )
-    floor: float = Field(
-        0.0, ge=0, le=1, description="cosine: the last learning rate as a share of the peak."
-    )
-
-
-class StoppingSection(Section):
-    patience: PositiveInt = Field(
-        description="Evaluations without improvement before training stops."
-    )
-    min_delta: float = Field(0.0, ge=0, description="What counts as an improvement.")
-
-
-class AugmentSection(Section):
-    """How training samples are varied; each in its own way in each epoch, the same after a resume."""
-
-    flip: float = Field(
-        0.0, ge=0, le=1, description="Images: probability of being mirrored, left for right."
-    )
-    crop: int = Field(
-        0,
-        ge=0,
-        description="Images: pixels of border that are added, before a crop at a random place back to size.",
-    )
-    color: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Images: brightness, contrast and saturation are each multiplied by 1 ± up to this.",
-    )
-    mixup: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="Classes: blends pairs of samples and their labels; alpha of the Beta distribution of the shares, e.g. 0.2.",
-    )
-    cutmix: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="Images with classes: pastes a box of another image, with its share of the label; alpha, e.g. 1.0.",
-    )
-    noise: float = Field(
-        0.0,
-        ge=0,
-        description="Tables and arrays: noise on each number, in its standard deviations, e.g. 0.1.",
-    )
-    mask: Fraction = Field(
-        0.0,
-        description="Tables and arrays: probability that a value is taken for missing (in arrays: for the mean).",
-    )
-
-
-class TrainSection(Section):
-    epochs: PositiveFloat = Field(
-        10, description="Passes over the training split; may be a fraction."
-    )
-    batch_size: PositiveInt = Field(
-        32, description="Global: the same whatever the number of workers."
-    )
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: ScheduleSection = ScheduleSection()
-    clip_norm: PositiveFloat | None = Field(
-        None, description="Largest gradient norm; none: no clipping."
-    )
-    augment: AugmentSection = AugmentSection()
-    early_stopping: StoppingSection | None = None
-    metric: str = Field(
-        "loss",
-        description='Validation metric that chooses the best checkpoint: "loss", "accuracy", …',
-    )
-    workers: WorkerCount = Field(
-        1,
-        description='Processes that train together: a number, or "1:4" for as many of these as there is room for.',
-    )
-    engine: str = Field("local", description="Where the workers run.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU for each worker where there is one."
-    )
-    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        "float32",
-        description="Numbers that the forward and backward pass compute in; weights stay float32. "
-        "float16 scales its gradients. auto: measured on this model and device when training begins.",
-    )
-    compile: bool | Literal["auto"] = Field(
-        False,
-        description="Compile the model. auto: where that is measured to be faster, and the training "
-        "takes more than a minute.",
-    )
-    channels_last: bool | Literal["auto"] = Field(
-        "auto",
-        description="Keep a pixel's channels side by side. auto: for convolutional models, measured "
-        "where precision or compile is auto.",
-    )
-    linear: Literal["auto", "blas", "onednn"] = Field(
-        "auto",
-        description="Which library computes large dense layers of a float32 step on a CPU; they differ by "
-        "rounding. auto: measured when training begins (on the AMD processor tried, onednn was about twice as fast).",
-    )
-    parallel: Literal["replicate", "shard"] = Field(
-        "replicate",
-        description="replicate: each worker holds the whole model. shard: each holds a slice of "
-        "weights, gradients and optimizer state, for models that do not fit otherwise.",
-    )
-    micro_batch: PositiveInt | Literal["auto"] = Field(
-        "auto",
-        description="Most samples that a worker takes through the model at once; the gradients of "
-        "the pieces add up to those of the batch. auto: its whole share, and half of that each time "
-        "memory runs out, which is remembered for this device.",
-    )
-    seed: int = Field(0, ge=0, description="Seed of initial weights, order of samples and dropout.")
-    evaluate_every: PositiveFloat = Field(
-        1, description="Epochs between two evaluations (and checkpoints)."
-    )
-    checkpoint_seconds: PositiveFloat = Field(
-        30, description="A checkpoint is also taken after this long."
-    )
-    keep: PositiveInt = Field(
-        2, description="How many of the last checkpoints are kept, beside the best."
-    )
-    keep_best: PositiveInt = Field(
-        1, description="How many of the best checkpoints, by train.metric, are kept."
-    )
-    max_restarts: int = Field(
-        3,
-        ge=0,
-        description="How often lost workers are replaced before training gives up; a new checkpoint counts anew.",
-    )
-    hang_seconds: PositiveFloat = Field(
-        60,
-        description="A worker that keeps the others waiting for so long is named, with what it is doing, and replaced.",
-    )
-    profile: bool = Field(
-        False,
-        description="Trace ten warm steps of worker 0 into the run's folder profile/, for Perfetto "
-        "or TensorBoard.",
-    )
-    max_time: Duration | None = Field(
-        None,
-        description='Budget: "90m", "2h30m", "45s" or seconds, over all attempts; then training ends '
-        "with a checkpoint and a result. Raise it and the same command goes on.",
-    )
-    max_steps: PositiveInt | None = Field(
-        None, description="Budget: optimizer steps. The schedule stays that of all epochs."
-    )
-    max_cost: PositiveFloat | None = Field(
-        None,
-        allow_inf_nan=False,
-        description="Budget: money, in the currency of price_per_worker_hour.",
-    )
-    price_per_worker_hour: PositiveFloat | None = Field(
-        None,
-        allow_inf_nan=False,
-        description="What an hour of one worker costs; with it a run says what it has cost.",
-    )
-
-    @property
-    def fewest_workers(self) -> int:
-        return limits(self.workers)[0]
-
-    @property
-    def most_workers(self) -> int:
-        return limits(self.workers)[1]
 
 
 class SearchSpace(Section):

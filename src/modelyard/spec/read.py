@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
-from modelyard.spec.project import Project, ProjectFile, Section, TrainSection
+from modelyard.spec.project import Project, ProjectFile
+from modelyard.spec.section import Section
+from modelyard.spec.training import TrainSection
 from modelyard.spec.urls import CREDENTIALS, is_url, local_path, secret_in
 
 PREFIX = "YARD_"

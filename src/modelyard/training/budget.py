@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from modelyard.spec.project import TrainSection
 from modelyard.spec.records import (
     AnyEvent,
     Noticed,
@@ -25,6 +24,7 @@ from modelyard.spec.records import (
     Spent,
     WorkerJoined,
 )
+from modelyard.spec.training import TrainSection
 
 STEPS, TIME, COST = "step budget", "time budget", "cost budget"
 ENDINGS = ("", STEPS, TIME, COST)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from modelyard.spec.cores import available_cores
-from modelyard.spec.project import TrainSection
+from modelyard.spec.training import TrainSection
 
 PATIENCE_SECONDS = 30.0
 """How long training goes on with fewer before it tries to have all of them again."""

@@ -13,8 +13,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from modelyard.backends.base import Backend, Execution, State
-from modelyard.spec.project import TrainSection
 from modelyard.spec.records import Record
+from modelyard.spec.training import TrainSection
 from modelyard.spec.work import World
 from modelyard.store.files import write_atomic
 from modelyard.training.order import WorkOrder

@@ -35,9 +35,9 @@ from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import BatchMaker, Feed
 from modelyard.spec.errors import TrainingError
-from modelyard.spec.project import TrainSection
 from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDone
 from modelyard.spec.signature import TextInput
+from modelyard.spec.training import TrainSection
 from modelyard.spec.work import World
 from modelyard.store.events import now
 from modelyard.tasks.base import Task

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelyard.spec.project import TrainSection
 from modelyard.spec.records import Checkpoint, Dataset, Record, Spent, TaskSpec
 from modelyard.spec.signature import Signature
+from modelyard.spec.training import TrainSection
 
 ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.json"
 PROOF = "resume-proof.json"

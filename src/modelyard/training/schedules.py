@@ -2,7 +2,7 @@
 
 import math
 
-from modelyard.spec.project import TrainSection
+from modelyard.spec.training import TrainSection
 
 _MASK = 2**64 - 1
 

@@ -35,8 +35,9 @@ from modelyard.spec.errors import (
     UsageError,
     from_os_error,
 )
-from modelyard.spec.project import Project, TrainSection
+from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Proof, Run
+from modelyard.spec.training import TrainSection
 from modelyard.store import Store
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from modelyard.backends import open_backend, recognise
-from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
+from modelyard.backends.base import Batch, Execution, StepSettings
 from modelyard.backends.source import build_model
 from modelyard.bundle.verify import compare
 from modelyard.data.augment import augment_mistakes
@@ -29,6 +29,7 @@ from modelyard.tasks.signature import signature_of
 from modelyard.training import budget
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
 from modelyard.training.execution import asked_for
+from modelyard.training.optimizer import optimizer_settings
 from modelyard.training.rehearsal import rehearse
 from modelyard.training.schedules import total_steps
 from modelyard.way import open_target
@@ -140,9 +141,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     )
     backend = open_backend(recognise(model))
     optimizer = project.train.optimizer
-    settings = OptimizerSettings(
-        name=optimizer.name, weight_decay=optimizer.weight_decay, momentum=optimizer.momentum
-    )
+    settings = optimizer_settings(project.train, Execution())
     split = open_split(dataset, "train")
     with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
         state = backend.begin(model, dataset.task, settings, signature, dataset.input)
@@ -208,15 +207,11 @@ def _measured(project: Project, dataset: Dataset) -> Measured:
         return build_model(project.root, project.model.build, args, signature, dataset.task)
 
     backend = open_backend(recognise(build()))
-    optimizer = OptimizerSettings(
-        name=section.optimizer.name,
-        weight_decay=section.optimizer.weight_decay,
-        momentum=section.optimizer.momentum,
-        # One process cannot share its weights with others: a whole copy is measured.
-        execution=msgspec.structs.replace(
-            asked_for(section, section.most_workers, 0), parallel="replicate"
-        ),
+    # One process cannot share its weights with others: a whole copy is measured.
+    execution = msgspec.structs.replace(
+        asked_for(section, section.most_workers, 0), parallel="replicate"
     )
+    optimizer = optimizer_settings(section, execution)
     split = open_split(dataset, "train")
     threads = max(1, available_cores() // section.most_workers)
     with backend.join(World(rank=0, size=1, rendezvous=""), device=section.device, threads=threads):

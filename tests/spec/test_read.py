@@ -110,6 +110,25 @@ optimizer = { name = "adamv" }
     assert "did you mean 'adam'" in found["15 train.optimizer.name"]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "field", "words"),
+    [
+        ('name = "adam", nesterov = true', "nesterov", "means nothing to 'adam'"),
+        ('name = "lion", epsilon = 1e-8', "epsilon", "'adam' or 'adamw' or 'rmsprop'"),
+        ('name = "sgd", betas = [0.9, 0.99]', "betas", "'adam' or 'adamw' or 'lion'"),
+        ("momentum = 0.5", "momentum", "means nothing to 'adamw'"),
+        ('name = "sgd", momentum = 0, nesterov = true', "nesterov", "without momentum"),
+        ('name = "sdg"', "name", "did you mean 'sgd'?"),
+        ('name = "adam", betas = [0.9, 1.5]', "betas.1", "1.5 is not possible"),
+    ],
+)
+def test_what_means_nothing_to_an_optimizer_is_a_mistake(
+    folder: Path, optimizer: str, field: str, words: str
+) -> None:
+    text = GOOD.replace('name = "sgd", lr = 0.1', optimizer)
+    assert words in mistakes(folder, text)[f"13 train.optimizer.{field}"]
+
+
 def test_a_missing_field_names_its_section(folder: Path) -> None:
     found = mistakes(folder, GOOD.replace('build = "cnn-small"', ""))
     assert "is missing" in found["8 model.build"]

@@ -37,6 +37,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.spec.optimizers import NEUTRAL, default_of
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
@@ -72,13 +73,31 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole training: what costs more than it can save is not tried. 0: not known."""
 
 
+_LATER: Any = None
+"""A default that depends on the optimizer's name."""
+
+
 class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which optimizer, and how its steps are computed; the learning rate comes with each step."""
+    """Which optimizer, and how its steps are computed; the learning rate comes with each step.
+
+    What is not given is the optimizer's own (``spec/optimizers.py``); fields that it does not
+    understand hold harmless numbers.
+    """
 
     name: str
     weight_decay: float = 0.0
-    momentum: float = 0.9
+    """Of weights with two axes or more; how it acts is the optimizer's matter."""
+    momentum: float = _LATER
+    nesterov: bool = _LATER
+    betas: tuple[float, float] = _LATER
+    epsilon: float = _LATER
+    rho: float = _LATER
     execution: Execution = Execution()
+
+    def __post_init__(self) -> None:
+        for field in NEUTRAL:
+            if getattr(self, field) is None:
+                msgspec.structs.force_setattr(self, field, default_of(self.name, field))
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

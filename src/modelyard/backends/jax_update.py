@@ -2,6 +2,7 @@
 
 The state is a dictionary: a quantity's name to one array for each parameter, and ``step`` to how
 many steps there were. Decay is for matrices and kernels only: norms and biases have fewer than two axes.
+The papers are named beside the optimizers' table, in ``spec/optimizers.py``.
 """
 
 import math
@@ -12,83 +13,131 @@ import jax
 import jax.numpy as jnp
 
 from modelyard.backends.base import OptimizerSettings
-from modelyard.spec.errors import TrainingError, nearest
+from modelyard.backends.optimizers import check_name, is_decoupled, quantities
 
 Arrays = list[jax.Array]
 State = dict[str, Any]
 Update = Callable[[Arrays, Arrays, State, jax.Array], tuple[Arrays, State]]
 """Parameters, gradients, state, learning rate -> new parameters and state."""
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-QUANTITIES: dict[str, tuple[str, ...]] = {
-    "sgd": ("momentum_buffer",),
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-}
+Held = tuple[jax.Array, ...]
+"""Of one parameter: the quantities that are kept, in their order."""
+Move = Callable[[jax.Array, jax.Array, Held, jax.Array], tuple[jax.Array, Held]]
+"""Parameter, gradient, what is kept of it, learning rate -> the new ones."""
 
 
 def make_update(settings: OptimizerSettings) -> Update:
     """Raises TrainingError for an optimizer that is not there."""
-    if settings.name not in QUANTITIES:
-        close = nearest(settings.name, QUANTITIES)
-        hint = f"; did you mean {close!r}?" if close else ""
-        raise TrainingError(
-            f"the jax backend has no optimizer {settings.name!r}{hint}", "use sgd, adam or adamw"
-        )
-    return _sgd(settings) if settings.name == "sgd" else _adam(settings)
-
-
-def begin_state(settings: OptimizerSettings, parameters: Arrays) -> State:
-    state: State = {
-        quantity: [jnp.zeros_like(parameter) for parameter in parameters]
-        for quantity in QUANTITIES[settings.name]
-    }
-    return {**state, "step": jnp.zeros((), jnp.float32)}
-
-
-def _decay(parameter: jax.Array, settings: OptimizerSettings) -> float:
-    return settings.weight_decay if parameter.ndim >= 2 else 0.0
-
-
-def _sgd(settings: OptimizerSettings) -> Update:
-    """v <- momentum v + g, p <- p - rate v (Sutskever et al., ICML 2013, in PyTorch's form)."""
-
-    def update(
-        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array
-    ) -> tuple[Arrays, State]:
-        moved, buffers = [], []
-        for parameter, gradient, buffer in zip(
-            parameters, gradients, state["momentum_buffer"], strict=True
-        ):
-            if decay := _decay(parameter, settings):
-                gradient = gradient + decay * parameter  # noqa: PLW2901
-            buffers.append(settings.momentum * buffer + gradient)
-            moved.append(parameter - rate * buffers[-1])
-        return moved, {"momentum_buffer": buffers, "step": state["step"] + 1}
-
-    return update
-
-
-def _adam(settings: OptimizerSettings) -> Update:
-    """Kingma & Ba (ICLR 2015); with decay apart from the gradient, Loshchilov & Hutter (ICLR 2019)."""
+    check_name(settings, "jax")
+    names, decoupled = quantities(settings), is_decoupled(settings)
 
     def update(
         parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array
     ) -> tuple[Arrays, State]:
         step = state["step"] + 1
-        # expm1 keeps the digits that 1 - 0.999^step would lose in float32.
-        size = rate / -jnp.expm1(step * math.log(_BETA1))
-        root = jnp.sqrt(-jnp.expm1(step * math.log(_BETA2)))
-        moved, firsts, seconds = [], [], []
-        for parameter, gradient, before, square in zip(
-            parameters, gradients, state["exp_avg"], state["exp_avg_sq"], strict=True
-        ):
-            if settings.name == "adamw" and (decay := _decay(parameter, settings)):
+        move = _MOVES[settings.name](settings, step)
+        moved: Arrays = []
+        after: dict[str, Arrays] = {name: [] for name in names}
+        for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            if decay and decoupled:
                 parameter = parameter * (1 - rate * decay)  # noqa: PLW2901
-            first = before + (1 - _BETA1) * (gradient - before)
-            second = _BETA2 * square + (1 - _BETA2) * gradient * gradient
-            moved.append(parameter - size * first / (jnp.sqrt(second) / root + _EPSILON))
-            firsts.append(first)
-            seconds.append(second)
-        return moved, {"exp_avg": firsts, "exp_avg_sq": seconds, "step": step}
+            elif decay:
+                gradient = gradient + decay * parameter  # noqa: PLW2901
+            held = tuple(state[name][place] for name in names)
+            parameter, held = move(parameter, gradient, held, rate)  # noqa: PLW2901
+            moved.append(parameter)
+            for name, value in zip(names, held, strict=True):
+                after[name].append(value)
+        return moved, {**after, "step": step}
 
     return update
+
+
+def begin_state(settings: OptimizerSettings, parameters: Arrays) -> State:
+    """Zeros, and no step yet."""
+    state: State = {
+        quantity: [jnp.zeros_like(parameter) for parameter in parameters]
+        for quantity in quantities(settings)
+    }
+    return {**state, "step": jnp.zeros((), jnp.float32)}
+
+
+def _sgd(settings: OptimizerSettings, step: jax.Array) -> Move:  # noqa: ARG001
+    momentum, nesterov = settings.momentum, settings.nesterov
+
+    def move(
+        parameter: jax.Array, gradient: jax.Array, held: Held, rate: jax.Array
+    ) -> tuple[jax.Array, Held]:
+        if held:
+            held = (momentum * held[0] + gradient,)
+            gradient = gradient + momentum * held[0] if nesterov else held[0]
+        return parameter - rate * gradient, held
+
+    return move
+
+
+def _adam(settings: OptimizerSettings, step: jax.Array) -> Move:
+    (beta1, beta2), epsilon = settings.betas, settings.epsilon
+    # expm1 keeps the digits that 1 - 0.999^step would lose in float32.
+    first_bias, second_bias = (
+        -jnp.expm1(step * math.log(beta)) if beta else jnp.float32(1) for beta in (beta1, beta2)
+    )
+    root = jnp.sqrt(second_bias)
+
+    def move(
+        parameter: jax.Array, gradient: jax.Array, held: Held, rate: jax.Array
+    ) -> tuple[jax.Array, Held]:
+        size = rate / first_bias
+        first = held[0] + (1 - beta1) * (gradient - held[0])
+        second = beta2 * held[1] + (1 - beta2) * gradient * gradient
+        return parameter - size * first / (jnp.sqrt(second) / root + epsilon), (first, second)
+
+    return move
+
+
+def _rmsprop(settings: OptimizerSettings, step: jax.Array) -> Move:  # noqa: ARG001
+    rho, momentum, epsilon = settings.rho, settings.momentum, settings.epsilon
+
+    def move(
+        parameter: jax.Array, gradient: jax.Array, held: Held, rate: jax.Array
+    ) -> tuple[jax.Array, Held]:
+        square = rho * held[0] + (1 - rho) * gradient * gradient
+        change = gradient / (jnp.sqrt(square) + epsilon)
+        if not momentum:
+            return parameter - rate * change, (square,)
+        change = momentum * held[1] + change
+        return parameter - rate * change, (square, change)
+
+    return move
+
+
+def _adagrad(settings: OptimizerSettings, step: jax.Array) -> Move:  # noqa: ARG001
+    def move(
+        parameter: jax.Array, gradient: jax.Array, held: Held, rate: jax.Array
+    ) -> tuple[jax.Array, Held]:
+        total = held[0] + gradient * gradient
+        return parameter - rate * gradient / (jnp.sqrt(total) + settings.epsilon), (total,)
+
+    return move
+
+
+def _lion(settings: OptimizerSettings, step: jax.Array) -> Move:  # noqa: ARG001
+    first, second = settings.betas
+
+    def move(
+        parameter: jax.Array, gradient: jax.Array, held: Held, rate: jax.Array
+    ) -> tuple[jax.Array, Held]:
+        change = jnp.sign(first * held[0] + (1 - first) * gradient)
+        return parameter - rate * change, (second * held[0] + (1 - second) * gradient,)
+
+    return move
+
+
+_MOVES: dict[str, Callable[[OptimizerSettings, jax.Array], Move]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "lion": _lion,
+}

@@ -129,7 +129,7 @@ class Keras(Backend):
         """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
         with explain(self._world, self._device):
             samples = self._sampled(state, batch, settings) if settings.sample_values else None
-            changing = factors(settings.learning_rate, state.steps + 1)
+            changing = factors(settings.learning_rate, state.steps + 1, state.settings.betas)
             clip, measure = settings.clip_norm, settings.measure_norm
             if self._world.size == 1 and not state.execution.micro_batch:
                 seeds = seed_values(state.subject, settings.seed)

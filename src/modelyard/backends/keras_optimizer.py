@@ -1,4 +1,7 @@
-"""The optimizers' update rules, written once in Keras' own operations: the formulas of PyTorch's kernels."""
+"""The optimizers' update rules, written once in Keras' own operations: the formulas of PyTorch's kernels.
+
+The papers are named beside the optimizers' table, in ``spec/optimizers.py``.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,12 +13,13 @@ from keras import ops
 from numpy.typing import NDArray
 
 from modelyard.backends.base import OptimizerSettings
-from modelyard.spec.errors import TrainingError, nearest
+from modelyard.backends.optimizers import check_name, is_decoupled, quantities
 
 Tensor = Any
-_BETA1, _BETA2, EPSILON = 0.9, 0.999, 1e-8
 RATE, STEP_SIZE, ROOT = range(3)
 """Places in ``factors``: the learning rate; it with the first moment's bias corrected; the second's root."""
+Move = Callable[[Tensor, Tensor, list[Tensor], Tensor], tuple[Tensor, list[Tensor]]]
+"""weight, gradient, slots, factors -> weight, slots"""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,64 +29,117 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[str, ...]
     update: Callable[[Tensor, Tensor, list[Tensor], Tensor, float], tuple[Tensor, list[Tensor]]]
     """weight, gradient, slots, factors, weight decay -> weight, slots"""
-    adaptive: bool = False
+    betas: tuple[float, float]
+    epsilon: float
+    adaptive: bool
     """Of Adam's kind, for which TensorFlow has a kernel."""
-    decoupled: bool = False
+    decoupled: bool
     """Decay acts on the weights and not through the gradients."""
 
 
 def choose_rule(settings: OptimizerSettings) -> Rule:
     """Raises TrainingError for an optimizer that is not here."""
-    match settings.name:
-        case "sgd":
-            kept = ("momentum_buffer",) if settings.momentum else ()
-            return Rule(name="sgd", slots=kept, update=_sgd(settings.momentum))
-        case "adam" | "adamw":
-            slots = ("exp_avg", "exp_avg_sq")
-            decoupled = settings.name == "adamw"
-            return Rule(
-                name=settings.name, slots=slots, update=_adam, adaptive=True, decoupled=decoupled
-            )
-    known = ("sgd", "adam", "adamw")
-    close = nearest(settings.name, known)
-    hint = f"; did you mean {close!r}?" if close else ""
-    raise TrainingError(
-        f"the keras backend has no optimizer {settings.name!r}{hint}", "use sgd, adam or adamw"
+    check_name(settings, "keras")
+    moves = {"sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad, "lion": _lion}
+    decoupled = is_decoupled(settings)
+    return Rule(
+        name=settings.name,
+        slots=quantities(settings),
+        update=_with_decay(moves.get(settings.name, _adam)(settings), decoupled=decoupled),
+        betas=settings.betas,
+        epsilon=settings.epsilon,
+        adaptive=settings.name in ("adam", "adamw"),
+        decoupled=decoupled,
     )
 
 
-def factors(rate: float, steps: int) -> NDArray[np.float32]:
+def factors(rate: float, steps: int, betas: tuple[float, float]) -> NDArray[np.float32]:
     """Of step number ``steps``, counted from 1; computed in float64 as PyTorch does."""
-    first, second = 1 - _BETA1**steps, 1 - _BETA2**steps
+    first, second = 1 - betas[0] ** steps, 1 - betas[1] ** steps
     return np.array([rate, rate / first, math.sqrt(second)], np.float32)
 
 
 def decay_of(settings: OptimizerSettings, shape: tuple[int, ...]) -> float:
-    """None for norms and biases, which have fewer than two axes, and none with Adam."""
-    return settings.weight_decay if len(shape) >= 2 and settings.name != "adam" else 0.0
+    """None for norms and biases, which have fewer than two axes."""
+    return settings.weight_decay if len(shape) >= 2 else 0.0
 
 
-def _sgd(momentum: float) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+def _with_decay(move: Move, *, decoupled: bool) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     def update(
         weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor, decay: float
     ) -> tuple[Tensor, list[Tensor]]:
-        if decay:
+        if decay and decoupled:
+            weight = weight * (1.0 - factors[RATE] * decay)
+        elif decay:
             gradient = gradient + weight * decay
-        if slots:
-            gradient = slots[0] * momentum + gradient
-            slots = [gradient]
-        return weight - gradient * factors[RATE], slots
+        return move(weight, gradient, slots, factors)
 
     return update
 
 
-def _adam(
-    weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor, decay: float
-) -> tuple[Tensor, list[Tensor]]:
-    """Adam (Kingma and Ba, 2015); with ``decay`` AdamW (Loshchilov and Hutter, 2019)."""
-    if decay:
-        weight = weight * (1.0 - factors[RATE] * decay)
-    first = slots[0] + (gradient - slots[0]) * (1 - _BETA1)
-    second = slots[1] * _BETA2 + gradient * gradient * (1 - _BETA2)
-    step = first / (ops.sqrt(second) / factors[ROOT] + EPSILON)
-    return weight - step * factors[STEP_SIZE], [first, second]
+def _sgd(settings: OptimizerSettings) -> Move:
+    momentum, nesterov = settings.momentum, settings.nesterov
+
+    def move(
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        if slots:
+            slots = [slots[0] * momentum + gradient]
+            gradient = gradient + slots[0] * momentum if nesterov else slots[0]
+        return weight - gradient * factors[RATE], slots
+
+    return move
+
+
+def _rmsprop(settings: OptimizerSettings) -> Move:
+    rho, momentum, epsilon = settings.rho, settings.momentum, settings.epsilon
+
+    def move(
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        square = slots[0] * rho + gradient * gradient * (1 - rho)
+        step, kept = gradient / (ops.sqrt(square) + epsilon), [square]
+        if momentum:
+            step = slots[1] * momentum + step
+            kept = [square, step]
+        return weight - step * factors[RATE], kept
+
+    return move
+
+
+def _adagrad(settings: OptimizerSettings) -> Move:
+    epsilon = settings.epsilon
+
+    def move(
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        total = slots[0] + gradient * gradient
+        return weight - gradient / (ops.sqrt(total) + epsilon) * factors[RATE], [total]
+
+    return move
+
+
+def _lion(settings: OptimizerSettings) -> Move:
+    first, second = settings.betas
+
+    def move(
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        step = ops.sign(slots[0] * first + gradient * (1 - first))
+        return weight - step * factors[RATE], [slots[0] * second + gradient * (1 - second)]
+
+    return move
+
+
+def _adam(settings: OptimizerSettings) -> Move:
+    (beta1, beta2), epsilon = settings.betas, settings.epsilon
+
+    def move(
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        first = slots[0] + (gradient - slots[0]) * (1 - beta1)
+        second = slots[1] * beta2 + gradient * gradient * (1 - beta2)
+        step = first / (ops.sqrt(second) / factors[ROOT] + epsilon)
+        return weight - step * factors[STEP_SIZE], [first, second]
+
+    return move

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
-from modelyard.backends.keras_optimizer import EPSILON, RATE, ROOT, STEP_SIZE
+from modelyard.backends.keras_optimizer import RATE, ROOT, STEP_SIZE
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
@@ -189,8 +189,11 @@ class Program:
         self, variable: Any, gradient: Tensor, slots: list[Any], factors: Tensor, decay: float
     ) -> None:
         """By TensorFlow's own kernel: the same formula, with the correction of bias moved into rate and epsilon."""
-        if decay:
+        rule = self._subject.rule
+        if decay and rule.decoupled:
             variable.assign(variable * (1.0 - factors[RATE] * decay))
+        elif decay:
+            gradient += variable * decay
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=slots[0].handle,
@@ -198,9 +201,9 @@ class Program:
             beta1_power=0.0,
             beta2_power=0.0,
             lr=factors[STEP_SIZE] * factors[ROOT],
-            beta1=0.9,
-            beta2=0.999,
-            epsilon=EPSILON * factors[ROOT],
+            beta1=rule.betas[0],
+            beta2=rule.betas[1],
+            epsilon=rule.epsilon * factors[ROOT],
             grad=gradient,
         )
 

@@ -1,4 +1,4 @@
-"""PyTorch's optimizers as the project file asks for them, each as one fused kernel."""
+"""PyTorch's optimizers as the project file asks for them, as few kernels as there are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,18 @@ import torch
 from torch import nn
 
 from modelyard.backends.base import OptimizerSettings
-from modelyard.spec.errors import TrainingError
+from modelyard.backends.optimizers import check_name
+from modelyard.backends.pytorch_lion import Lion
 
 
 def make_optimizer(
     parameters: tuple[nn.Parameter, ...], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Decay only for matrices and kernels: norms and biases have fewer than two axes."""
+    """Decay only for matrices and kernels: norms and biases have fewer than two axes.
+
+    Raises TrainingError for an optimizer that is not there.
+    """
+    check_name(settings, "pytorch")
     decayed = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
     groups = [
@@ -21,20 +26,27 @@ def make_optimizer(
         for members, decay in ((decayed, settings.weight_decay), (plain, 0.0))
         if members
     ]
+    # These fused kernels do not know sharded weights.
+    whole = not any(hasattr(parameter, "to_local") for parameter in parameters)
+    fused: dict[str, bool] = {"fused": True} if whole else {"foreach": True}
+    betas, epsilon = settings.betas, settings.epsilon
+    momentum, nesterov = settings.momentum, settings.nesterov
     match settings.name:
         case "sgd":
-            # The fused kernel does not know sharded weights.
-            fused = not any(hasattr(parameter, "to_local") for parameter in parameters)
-            return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=fused)
+            return torch.optim.SGD(
+                groups, lr=0.0, momentum=momentum, nesterov=nesterov and momentum > 0, **fused
+            )
         case "adam":
-            for group in groups:
-                group["weight_decay"] = 0.0  # as the project file says: adamw and sgd only
-            return torch.optim.Adam(groups, lr=0.0, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=0.0, fused=True)
-    raise TrainingError(
-        f"the pytorch backend has no optimizer {settings.name!r}", "use sgd, adam or adamw"
-    )
+            return torch.optim.Adam(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                groups, lr=0.0, alpha=settings.rho, eps=epsilon, momentum=momentum, foreach=True
+            )
+        case "adagrad":
+            return torch.optim.Adagrad(groups, lr=0.0, eps=epsilon, **fused)
+        case "lion":
+            return Lion(groups, lr=0.0, betas=betas)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
 
 
 class Update:

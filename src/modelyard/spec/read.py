@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
+from modelyard.spec.optimizer_checks import optimizer_mistakes
 from modelyard.spec.project import Project, ProjectFile
 from modelyard.spec.section import Section
 from modelyard.spec.training import TrainSection
@@ -310,6 +311,7 @@ def _cross_checks(
             "says nothing without a price",
             "train.price_per_worker_hour beside it, e.g. 2.50",
         )
+    yield from optimizer_mistakes(merged.get, merged.mistake)
     yield from _paths(merged, root)
 
 

@@ -10,12 +10,36 @@ from modelyard.spec.worker_count import WorkerCount, limits
 
 
 class OptimizerSection(Section):
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Fields left out are the optimizer's own: see ``optimizers.py``."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lion"] = "adamw"
     lr: PositiveFloat = Field(1e-3, description="Peak learning rate.")
-    weight_decay: float = Field(
-        0.01, ge=0, description="Not applied to norms and biases; adamw and sgd only."
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="Pulls weights towards 0; not applied to norms and biases. "
+        "None given: 0.01 for adamw, sgd and lion, else 0.",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only.")
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="sgd (0.9) and rmsprop (0): share of the last step that is kept.",
+    )
+    nesterov: bool | None = Field(
+        None, description="sgd (false): look ahead, by Nesterov's form of momentum."
+    )
+    betas: tuple[Fraction, Fraction] | None = Field(
+        None,
+        description="adam, adamw ([0.9, 0.999]) and lion ([0.9, 0.99]): how slowly the two averages of the gradients move.",
+    )
+    epsilon: PositiveFloat | None = Field(
+        None,
+        description="adam, adamw, rmsprop (1e-8) and adagrad (1e-10): keeps the division by small gradients finite.",
+    )
+    rho: Fraction | None = Field(
+        None, description="rmsprop (0.99): how slowly the average of squared gradients moves."
+    )
 
 
 class ScheduleSection(Section):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.backends import open_backend, recognise
-from modelyard.backends.base import Backend, Execution, OptimizerSettings, State
+from modelyard.backends.base import Backend, State
 from modelyard.backends.preload import backend_in_code
 from modelyard.backends.source import build_model
 from modelyard.data.cursor import Cursor
@@ -41,6 +41,7 @@ from modelyard.training.execution import execution_for, keep_execution, read_exe
 from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
+from modelyard.training.optimizer import optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
 from modelyard.training.witness import taken_file, watched
@@ -102,7 +103,7 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
             )
         )
         backend.seed(order.seed)
-        optimizer = _optimizer(order, execution_for(order, backend, world))
+        optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
         model = build()
         backend = _watched(order, world, backend, model, heart)
         state = backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
@@ -140,16 +141,6 @@ def _heart(order: WorkOrder, world: World) -> Heart:
         return checkpoints.latest(folder)[0] is not None
 
     return DoomedHeart(place, world.rank, seconds, dies_at=dies_at, ready=ready)
-
-
-def _optimizer(order: WorkOrder, execution: Execution) -> OptimizerSettings:
-    chosen = order.section.optimizer
-    return OptimizerSettings(
-        name=chosen.name,
-        weight_decay=chosen.weight_decay,
-        momentum=chosen.momentum,
-        execution=execution,
-    )
 
 
 def _tell_execution(

@@ -1,12 +1,13 @@
 """Images from disk to batches that a step can take: ours against DataLoader, Hugging Face datasets, WebDataset and Grain.
 
-Run with ``python -m benchmarks.data [--rounds N] [--samples N] [--files N] [--json]``; the peers come from
+Run with ``python -m benchmarks.data [--rounds N] [--samples N] [--files N] [--only prepared] [--json]``; the peers come from
 ``make bench-peers``. Two comparisons, each contender in a process of its own, in turns:
 
 - **prepared**: images 3x32x32 (uint8) that lie on disk in the form that each one keeps them in, read in batches of
   256, from the second pass on; the baseline is a plain copy of each batch out of the mapped file, in order. Ours
   and the baseline have the memory settings that the engine gives a worker.
-- **decoding**: the same images as PNG files in class folders, decoded to batches; two processes or threads each.
+- **decoding**: the same images as PNG files in class folders, decoded to batches; two processes or threads each. Ours
+  once for a preparation (in order), and once from files that are kept (shuffled, as a training asks for them).
 
 The bars: in order at least 0.8 and shuffled at least 0.4 of the copy; shuffled at least 5 times Hugging Face datasets
 and 10 times a DataLoader over arrays; decoding at least 1.2 times the best peer.
@@ -110,6 +111,28 @@ def ours_png(place: Path) -> Batches:
         yield len(source.rows(start, min(start + BATCH, len(source))).values)
 
 
+def ours_kept(place: Path) -> Batches:
+    """Files kept as they came, in the shuffled order of a training, the next batches decoded ahead."""
+    from modelyard.data.cursor import Cursor
+    from modelyard.data.dataset import Split
+    from modelyard.data.feed import BatchMaker
+    from modelyard.data.packed import PACK, PackedPictures, PackWriter
+    from modelyard.spec.signature import ImageInput
+
+    spec = ImageInput(height=32, width=32, color="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    if not (place / PACK).exists():
+        with PackWriter(place) as pack:
+            files = sorted(place.glob("png/*/*.png"))
+            np.save(place / "places.npy", pack.append([file.read_bytes() for file in files]))
+    pictures = PackedPictures(spec, place, np.load(place / "places.npy"))
+    everything = np.arange(len(pictures))
+    split = Split(spec=spec, inputs=pictures, targets=everything, positions=everything)
+    maker = BatchMaker(split, Cursor(len(split), BATCH, 0))
+    for step in range(len(split) // BATCH):
+        yield len(maker.make(step).inputs)
+    pictures.close()
+
+
 def loader_over_png(place: Path) -> Batches:
     import torch
     from torch.utils.data import DataLoader, Dataset
@@ -163,6 +186,7 @@ DECODING: dict[str, tuple[str, Callable[[Path], Batches]]] = {
     "DataLoader over PNG": ("torch", loader_over_png),
     "WebDataset": ("webdataset", web_dataset),
     "Grain": ("grain", grain_files),
+    "modelyard PNG kept, shuffled": ("PIL", ours_kept),
     "modelyard PNG": ("PIL", ours_png),
 }
 
@@ -201,6 +225,7 @@ def main() -> None:
     parser = options(__doc__ or "", rounds=5)
     parser.add_argument("--samples", type=int, default=100_000, help="prepared; default 100,000")
     parser.add_argument("--files", type=int, default=10_000, help="PNG files; default 10,000")
+    parser.add_argument("--only", choices=["prepared", "decoding"], help="default: both")
     parser.add_argument("--turn", choices=[*PREPARED, *DECODING], help="one turn, and no table")
     parser.add_argument("--place", type=Path, help="where the data of that turn lie")
     chosen = parser.parse_args()
@@ -209,7 +234,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="benchmark-data-") as folder:
         make_data(Path(folder), chosen.samples, chosen.files)
-        for title, table in (("prepared", PREPARED), ("decoding PNG", DECODING)):
+        for title, table in (("prepared", PREPARED), ("decoding", DECODING)):
+            if chosen.only not in (None, title):
+                continue
             contenders = [
                 Contender(name, partial(in_own_process, name, Path(folder)))
                 for name, (needs, _) in table.items()

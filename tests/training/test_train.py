@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from modelyard.data.dataset import prepare
 from modelyard.engines.forerunner import SWITCH
@@ -20,6 +23,7 @@ from modelyard.spec.errors import (
     TrainingInterrupted,
     UsageError,
 )
+from modelyard.spec.read import read_project
 from modelyard.spec.records import (
     AnyEvent,
     CheckpointSaved,
@@ -433,3 +437,35 @@ def test_forked_workers_train_what_workers_of_their_own_train(
     assert forked.tensors.keys() == plain.tensors.keys()
     for name, array in forked.tensors.items():
         assert (array == plain.tensors[name]).all(), name
+
+
+@pytest.mark.slow
+def test_pictures_that_are_decoded_beside_the_steps_teach_the_same(place: Place) -> None:
+    """Two workers, each with decoders of its own: bit-equal to a training from pixels."""
+    images, labels = load_digits(return_X_y=True)
+    for number, (pixels, label) in enumerate(zip(images[:400], labels[:400], strict=True)):
+        folder = place.root / "pictures" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((pixels.reshape(8, 8) * 15.9).astype(np.uint8))
+        picture.save(folder / f"{number}.png")
+    weights = []
+    for keep in ("pixels", "files"):
+        project = read_project(
+            place.root / "yard.toml",
+            {
+                "data.source": "images",
+                "data.path": "pictures",
+                "data.size": [8, 8],
+                "data.color": "grey",
+                "data.keep": keep,
+                "train.epochs": 2,
+                "train.workers": 2,
+            },
+        )
+        run = train(project, place.dataset(project), place.store)
+        newest, _ = checkpoints.latest(Path(run.folder))
+        assert newest is not None
+        weights.append(checkpoints.load(newest)[0].tensors)
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], expected)

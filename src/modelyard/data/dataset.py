@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from modelyard.data.digest import digest_texts, file_digests
 from modelyard.data.gather import gather
+from modelyard.data.packed import PLACES, PackedPictures, open_packed
 from modelyard.data.prepare import make_dataset
 from modelyard.data.preprocess import finish
+from modelyard.data.readahead import Readahead, open_readahead
 from modelyard.data.sources import open_source
 from modelyard.data.split import SPLITS
 from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_error
@@ -113,14 +115,31 @@ class Split:
     """One of a dataset's splits: memory-mapped arrays and the positions that belong to it."""
 
     spec: NaturalInput
-    inputs: NDArray[Any]
-    """All samples in stored form."""
+    inputs: NDArray[Any] | PackedPictures
+    """All samples in stored form, or what makes it of them."""
     targets: NDArray[Any]
     positions: NDArray[np.int64]
     """Where this split's samples stand in ``inputs``."""
+    readahead: Readahead | None = None
+    """Of the file behind ``inputs``, where there is one."""
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def other(self, dataset: Dataset, name: str) -> "Split":
+        """Another split of the same dataset, which shares the arrays and whoever decodes. Raises StoreError."""
+        positions = _open_array(Path(dataset.folder) / f"{name}.npy")
+        return replace(self, positions=positions)
+
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        """These rows of the whole arrays will be asked for next: have them decoded meanwhile."""
+        if isinstance(self.inputs, PackedPictures):
+            self.inputs.begin(rows)
+
+    def forget(self) -> None:
+        """What was begun will not be asked for."""
+        if isinstance(self.inputs, PackedPictures):
+            self.inputs.forget()
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Samples by their places in the split -> inputs in model form, (n, *shape), and targets (n,)."""
@@ -138,22 +157,33 @@ class Split:
 
     def stored_inputs(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The inputs of ``stored``, by places in the whole arrays: ``positions[places in the split]``."""
-        inputs = gather(self.inputs, rows)
+        inputs = self._gather(rows)
         return inputs if isinstance(self.spec, ImageInput) else finish(self.spec, inputs)
 
     def _rows(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         rows = self.positions.take(positions)
-        return gather(self.inputs, rows), self.targets.take(rows, axis=0)
+        return self._gather(rows), self.targets.take(rows, axis=0)
+
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        inputs = self.inputs
+        return inputs.take(rows) if isinstance(inputs, PackedPictures) else gather(inputs, rows)
 
 
-def open_split(dataset: Dataset, name: str) -> Split:
-    """Open ``train``, ``validation`` or ``test``. Raises StoreError where the arrays are damaged."""
+def open_split(dataset: Dataset, name: str, *, workers: int = 1) -> Split:
+    """Open ``train``, ``validation`` or ``test``. Raises StoreError where the arrays are damaged.
+
+    ``workers``: processes that do so at the same time; those who decode for them share the cores.
+    """
     if name not in SPLITS:
         raise UsageError(f"no split {name!r}", f"there are {', '.join(SPLITS)}")
     folder = Path(dataset.folder)
+    inputs = _open_inputs(dataset.input, folder, workers)
     split = Split(
         spec=dataset.input,
-        inputs=_open_array(folder / INPUTS),
+        inputs=inputs,
+        readahead=None
+        if isinstance(inputs, PackedPictures)
+        else open_readahead(folder / INPUTS, inputs),
         targets=_open_array(folder / TARGETS),
         positions=_open_array(folder / f"{name}.npy"),
     )
@@ -163,6 +193,12 @@ def open_split(dataset: Dataset, name: str) -> Split:
             "delete that folder; it is made again",
         )
     return split
+
+
+def _open_inputs(spec: NaturalInput, folder: Path, workers: int) -> NDArray[Any] | PackedPictures:
+    if isinstance(spec, ImageInput) and (folder / PLACES).exists():
+        return open_packed(spec, folder, _open_array(folder / PLACES), workers)
+    return _open_array(folder / INPUTS)
 
 
 def natural_samples(dataset: Dataset) -> list[tuple[str, bytes | dict[str, Any] | list[Any], str]]:

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,14 @@ _REQUEST_BYTES = 24 * 1024
 _LAST_WORDS_SECONDS = 5.0
 
 
+File = str | tuple[int, int]
+"""A path, or of a pack (data/packed.py) the first byte and the number of bytes."""
+
+
 class Slice:
     """Files that are being decoded; ``Decoders.begin`` makes it."""
 
-    def __init__(self, files: Sequence[str], shape: tuple[int, ...]) -> None:
+    def __init__(self, files: Sequence[File], shape: tuple[int, ...]) -> None:
         self.files = files
         self.pixels = np.empty((len(files), *shape), np.uint8)
         self.unreadable: dict[int, str] = {}
@@ -57,15 +62,16 @@ class _Piece:
     """Whether a process has ended over it."""
 
     @property
-    def files(self) -> Sequence[str]:
+    def files(self) -> Sequence[File]:
         return self.slice.files[self.first : self.stop]
 
 
 class Decoders:
     """``count`` processes, started at once; whoever has them closes them."""
 
-    def __init__(self, spec: ImageInput, count: int) -> None:
-        self._spec = spec
+    def __init__(self, spec: ImageInput, count: int, *, pack: Path | None = None) -> None:
+        """``pack``: the file of which all that is asked for are pieces."""
+        self._spec, self._pack = spec, pack
         sample = spec.height * spec.width * spec.channels
         self._length = max(1, min(MOST_FILES, _PIECE_BYTES // sample))
         self._changed = threading.Condition()
@@ -73,7 +79,7 @@ class Decoders:
         self._waiting: deque[_Piece] = deque()
         self._closed = False
         self._error: Exception | None = None
-        self._processes = [_Process(spec, self._length) for _ in range(count)]
+        self._processes = [_Process(spec, self._length, pack) for _ in range(count)]
         self._threads = [
             threading.Thread(target=self._serve, args=(process,), name="decode", daemon=True)
             for process in self._processes
@@ -86,8 +92,11 @@ class Decoders:
         """Their process ids."""
         return [process.identifier for process in self._processes]
 
-    def begin(self, files: Sequence[str]) -> Slice:
-        """Have these files decoded, after those that were asked for before."""
+    def begin(self, files: Sequence[File]) -> Slice:
+        """Have these files decoded, after those that were asked for before.
+
+        Few are shared out evenly, so that no process is idle while another has all of a batch.
+        """
         begun = Slice(files, self._spec.shape)
         with self._changed:
             self._waiting += self._pieces(begun)
@@ -123,14 +132,18 @@ class Decoders:
 
     def _pieces(self, begun: Slice) -> Iterator[_Piece]:
         first, length = 0, 0
+        most = min(self._length, -(-len(begun.files) // len(self._processes)))
         for place, file in enumerate(begun.files):
-            size = 6 * len(file) + 4  # JSON may need six letters for one
-            if place - first == self._length or (place > first and length + size > _REQUEST_BYTES):
+            size = 6 * len(file) + 4 if isinstance(file, str) else 48  # six letters for one in JSON
+            if place - first == most or (place > first and length + size > _REQUEST_BYTES):
                 yield _Piece(begun, first, place)
                 first, length = place, 0
             length += size
         if begun.files:
             yield _Piece(begun, first, len(begun.files))
+
+    def _named(self, file: File) -> str:
+        return file if isinstance(file, str) else f"the picture at byte {file[0]} of {self._pack}"
 
     def _serve(self, process: "_Process") -> None:
         """The life of a thread: keep its process busy, and start another one where it ends."""
@@ -185,7 +198,7 @@ class Decoders:
             asked.clear()
             if at.lost:
                 raise DataError(
-                    f"{at.files[0]}: whoever decodes it ends ({how})",
+                    f"{self._named(at.files[0])}: whoever decodes it ends ({how})",
                     "delete the file; or, where memory is short, give it more",
                 )
             places = reversed(range(at.first, at.stop))
@@ -201,11 +214,12 @@ class _Ended(Exception):
 class _Process:
     """One decoding process and the memory that it shares with this one."""
 
-    def __init__(self, spec: ImageInput, length: int) -> None:
+    def __init__(self, spec: ImageInput, length: int, pack: Path | None) -> None:
         """``length``: files that it is asked for at once, at most."""
         self._shape = (length, spec.height, spec.width, spec.channels)
         self._bytes = length * spec.height * spec.width * spec.channels
         self._told = [MODES[spec.color], str(spec.width), str(spec.height)]
+        self._pack = [] if pack is None else [str(pack)]
         self._descriptor = _memory(_ASKED * self._bytes)
         self._mapped = mmap.mmap(self._descriptor, _ASKED * self._bytes)
         self.start()
@@ -221,6 +235,7 @@ class _Process:
                 "modelyard.data.decoder",
                 *self._told,
                 str(self._descriptor),
+                *self._pack,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -231,7 +246,7 @@ class _Process:
     def identifier(self) -> int:
         return self._process.pid
 
-    def ask(self, files: Sequence[str]) -> None:
+    def ask(self, files: Sequence[File]) -> None:
         """One that has ended is told of by ``answer``."""
         asked = {"start": self._asked % _ASKED * self._bytes, "files": files}
         self._asked += 1

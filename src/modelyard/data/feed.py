@@ -22,7 +22,8 @@ from modelyard.data.augment import Augmentation, Samples
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.draws import sample_keys
-from modelyard.data.mixing import mix, plan_mix
+from modelyard.data.mixing import Mix, mix, plan_mix
+from modelyard.data.packed import PackedPictures
 from modelyard.spec.training import AugmentSection
 
 AHEAD = 3
@@ -33,6 +34,8 @@ _CHEAP, _GAIN = 0.05, 0.03
 """Making is left in line below this share of the time; the thread must save at least that one."""
 _PLANNED = 2**13
 """Samples whose places are looked up at once."""
+_PLANNED_BYTES = 2**26
+"""And at most as many bytes of them."""
 _PLAIN = AugmentSection()
 
 
@@ -75,14 +78,21 @@ class BatchMaker:
         self._augmentation = Augmentation(augment, split.spec)
         self._mixes = bool(augment.mixup or augment.cutmix)
         self._part = _Part(0, (), (), ())
+        self._following: _Part | None = None
+        """The part after ``_part``, where it was planned already."""
+        self._begins = isinstance(split.inputs, PackedPictures)
+        self._begun = 0
+        """The step before which all is begun."""
 
     def make(self, step: int) -> Made:
         """The same for the same step, whenever and wherever it is asked for."""
+        if self._begins:
+            self._begin(step)
         if self._mixes:
-            return self._mixed(step, self._cursor.share(step, self._rank, self._size))
+            return self._mixed(step)
         place = step - self._part.first
         if not 0 <= place < len(self._part.rows):
-            self._part, place = self._plan(step), 0
+            self._part, place = self._next_part(step), 0
         part = self._part
         inputs = self._split.stored_inputs(part.rows[place])
         if self._augmentation.active:
@@ -91,22 +101,56 @@ class BatchMaker:
             inputs = self._varied(step, places, positions, inputs)
         return Made(inputs, part.targets[place])
 
-    def _plan(self, step: int) -> "_Part":
+    def _next_part(self, step: int) -> _Part:
+        """From ``step`` on. Where the data is on a disk that can be told, the part after it is fetched meanwhile."""
+        readahead, following = self._split.readahead, self._following
+        if readahead is None:
+            return self._plan(step)
+        if following is not None and following.first == step:
+            part = following
+        else:
+            part = self._plan(step)
+            readahead.advise(np.concatenate(part.rows))
+        self._following = self._plan(step + len(part.rows))
+        readahead.advise(np.concatenate(self._following.rows))
+        return part
+
+    def _plan(self, step: int) -> _Part:
         """What can be looked up for many steps at once: between two steps each call is a slow one."""
         cursor, split = self._cursor, self._split
-        count = max(1, _PLANNED // max(1, cursor.batch_size // self._size))
+        samples = _PLANNED
+        if split.readahead is not None:  # two parts of them are in memory at once
+            samples = min(samples, _PLANNED_BYTES // split.readahead.row_bytes)
+        count = max(1, samples // max(1, cursor.batch_size // self._size))
         shares = [cursor.share(step + n, self._rank, self._size) for n in range(count)]
         rows = split.positions.take(np.stack(shares))
         return _Part(step, shares, list(rows), list(split.targets.take(rows, axis=0)))
 
-    def _mixed(self, step: int, positions: NDArray[np.int64]) -> Made:
-        """Own samples and their partners, which may be other workers': both are read here."""
-        count, batch = len(positions), self._cursor.batch_size
-        own = np.arange(self._start(), self._start() + count)
+    def _begin(self, step: int) -> None:
+        """Have this step's samples and those of the next ones decoded, beside what the caller computes."""
+        if not self._begun - AHEAD - 1 <= step <= self._begun:  # a jump
+            self._split.forget()
+            self._begun = step
+        for coming in range(self._begun, step + AHEAD + 1):
+            if self._mixes:
+                samples = self._mixing(coming)[1]
+            else:
+                samples = self._cursor.share(coming, self._rank, self._size)
+            self._split.begin(self._split.positions.take(samples))
+        self._begun = step + AHEAD + 1
+
+    def _mixing(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Mix]:
+        """Own samples and their partners, which may be other workers': places in the batch, samples, and how."""
+        batch = self._cursor.batch_size
         plan = plan_mix(self._section, self._cursor.seed, step, batch)
-        partner = plan.partner[own]
-        places = own if count == batch else np.union1d(own, partner)
-        samples = positions if count == batch else self._cursor.indices(step)[places]
+        own = self._own()
+        places = own if len(own) == batch else np.union1d(own, plan.partner[own])
+        return places, self._cursor.indices(step)[places], plan
+
+    def _mixed(self, step: int) -> Made:
+        places, samples, plan = self._mixing(step)
+        own = self._own()
+        count, batch, partner = len(own), self._cursor.batch_size, plan.partner[own]
         inputs, targets = self._split.stored(samples)
         inputs = self._varied(step, places, samples, inputs)
         mine, theirs = np.searchsorted(places, own), np.searchsorted(places, partner)
@@ -132,6 +176,11 @@ class BatchMaker:
         """This worker's first place in the global batch, as ``Cursor.share`` cuts it."""
         base, larger = divmod(self._cursor.batch_size, self._size)
         return self._rank * base + min(self._rank, larger)
+
+    def _own(self) -> NDArray[np.int64]:
+        """This worker's places in the global batch."""
+        base, larger = divmod(self._cursor.batch_size, self._size)
+        return np.arange(self._start(), self._start() + base + (self._rank < larger))
 
 
 class Feed:

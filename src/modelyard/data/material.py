@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data import profile
 from modelyard.data.digest import digest_values
+from modelyard.data.image_file import unfitted_image
 from modelyard.data.npy import ArrayWriter
 from modelyard.data.preprocess import finish
 from modelyard.data.profile import FeatureProfile
@@ -112,14 +114,8 @@ class ImageMaterial(StackedMaterial):
         for chunk in self._train_chunks(train):
             self._counts.add(chunk)
         mean, std = self._counts.moments()
-        height, width = self.data.size
-        return ImageInput(
-            height=height,
-            width=width,
-            color=self.data.color,
-            mean=mean,
-            std=tuple(value if value > _SMALLEST_STD else 1.0 for value in std),
-        )
+        usable = tuple(value if value > _SMALLEST_STD else 1.0 for value in std)
+        return msgspec.structs.replace(unfitted_image(self.data), mean=mean, std=usable)
 
     def features(self, train: Positions) -> tuple[FeatureProfile, ...]:
         return (self._counts.profile("image"),)
@@ -221,6 +217,10 @@ def open_material(source: Source, data: DataSection, folder: Path) -> Material:
         from modelyard.data.text_material import TextMaterial
 
         kinds["text"] = TextMaterial
+    if schema.kind == "image" and data.keep == "files":
+        from modelyard.data.packed_material import PackedImageMaterial
+
+        kinds["image"] = PackedImageMaterial
     return kinds[schema.kind](source, schema, data, folder)
 
 

@@ -4,6 +4,7 @@ The folder::
 
     dataset.json                           the Dataset record, written last
     inputs.npy                             uint8 (n, c, h, w), float32 (n, …) or int32 (n, length), stored form
+    inputs.bin, places.npy                 in its place where files are kept as they came: see packed.py
     targets.npy                            int64 or float32 (n,)
     train.npy, validation.npy, test.npy    int64 positions in the two above
     profile.json                           Profile of the training split

@@ -45,6 +45,11 @@ class DataSection(Section):
         (32, 32), description="Images: height and width they are resized to."
     )
     color: Literal["rgb", "grey"] = Field("rgb", description="Images: what they are converted to.")
+    keep: Literal["pixels", "files"] = Field(
+        "pixels",
+        description="Images: what the prepared dataset holds. pixels: decoded once, the fastest to train from. "
+        "files: as they came, decoded anew beside each step, where the pixels would not fit the disk.",
+    )
     columns: dict[str, Literal["numeric", "categorical", "boolean", "ignore"]] = Field(
         {}, description='Tables: the kind of a column where the guess is wrong, or "ignore".'
     )

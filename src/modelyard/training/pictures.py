@@ -23,8 +23,8 @@ def training_samples(dataset: Dataset) -> Image.Image | None:
     if not isinstance(dataset.input, ImageInput):
         return None
     split = open_split(dataset, "train")
-    rows = split.positions[: min(SAMPLES, len(split))]
-    tiles = [_tile(np.asarray(split.inputs[row])) for row in rows]
+    rows = np.array(split.positions[:SAMPLES])
+    tiles = [_tile(stored) for stored in split.stored_inputs(rows)]
     if not tiles:
         return None
     columns = math.ceil(math.sqrt(len(tiles)))

@@ -165,7 +165,7 @@ def _course(
     asked_to_stop: Callable[[], bool],
     began: float,
 ) -> Course:
-    train = open_split(order.dataset, "train")
+    train = open_split(order.dataset, "train", workers=world.size)
     return Course(
         folder=Path(order.folder),
         section=order.section,
@@ -175,7 +175,7 @@ def _course(
         task=open_task(order.task),
         cursor=Cursor(len(train), order.section.batch_size, order.seed),
         train=train,
-        validation=open_split(order.dataset, "validation"),
+        validation=train.other(order.dataset, "validation"),
         emit=emit,
         asked_to_stop=asked_to_stop,
         purse=_purse(order, world, began),

@@ -220,3 +220,69 @@ def test_any_bytes_are_read_or_refused_with_a_data_error(read, content: bytes) -
         assert len(source.targets()) == len(source) == len(source.rows(0, len(source)).values["a"])
     except DataError as error:
         assert error.what
+
+
+@pytest.fixture
+def shards(project, tmp_path: Path):
+    """``shards({name: text})`` -> the source, opened on a folder of these files."""
+
+    def opened(texts: dict[str, str], **data: object) -> Source:
+        for name, text in texts.items():
+            (tmp_path / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "parts" / name).write_text(text)
+        return open_source(project(source="csv", path="parts", target="y", **data))
+
+    return opened
+
+
+def test_a_folder_is_one_table_in_natural_order(shards) -> None:
+    source = shards(
+        {
+            "part-10.csv": "n,c,y\n5,red,a\n",
+            "part-2.csv": "n;c;y\n3;blue;b\n4;;a\n",  # each file may have its own delimiter
+            "deep/part-1.csv": "n,c,y\n1,red,a\n2,green,b\n",
+            "empty.csv": "n,c,y\n",
+            "README.md": "not a table",
+        }
+    )
+    assert column(source, "n") == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert column(source, "c") == ["red", "green", "blue", None, "red"]
+    assert source.targets().tolist() == ["a", "b", "b", "a", "a"]
+    assert [source.name(row) for row in range(5)] == [
+        "deep/part-1.csv, line 2",
+        "deep/part-1.csv, line 3",
+        "part-2.csv, line 2",
+        "part-2.csv, line 3",
+        "part-10.csv, line 2",
+    ]
+    unused = next(found for found in source.findings() if found.kind == "unused")
+    assert unused.examples == ("README.md",)
+
+
+def test_a_broken_line_of_a_folder_is_named_with_its_file(shards) -> None:
+    texts = {"1.csv": "n,y\n1,a\n2,b\n", "2.csv": "n,y\n1,a\n2,b,c\n3,a\n"}
+    with pytest.raises(DataError, match=r"1 of 5 .*2\.csv, line 3: 3 cells where the header has 2"):
+        shards(texts).targets()
+    source = shards(texts, max_unreadable=0.2)
+    assert len(source) == 5 and [source.name(one.start) for one in source.lost()] == [
+        "2.csv, line 3"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("n,z,y\n1,2,a\n", r"1\.csv has a column 'm', .*2\.csv has none"),
+        ("n,m,y,z\n1,2,a,3\n", r"2\.csv has a column 'z', .*1\.csv has none"),
+        ("m,n,y\n1,2,a\n", r"columns of .*2\.csv are in another order than those of .*1\.csv"),
+        ("", r"2\.csv is empty"),
+    ],
+)
+def test_files_that_differ_are_refused_with_their_names(shards, second: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        len(shards({"1.csv": "n,m,y\n1,2,a\n", "2.csv": second}))
+
+
+def test_a_folder_without_tables_says_what_reads_it(shards) -> None:
+    with pytest.raises(DataError, match=r'reads \.csv.*|set data.source = "parquet"'):
+        len(shards({"part.parquet": "x"}))

@@ -1,10 +1,11 @@
-"""A CSV table with a header: columns of numbers, words and truths, one of them the target."""
+"""A CSV table with a header, one file or a folder of them: columns of numbers, words and truths, and the target."""
 
+import contextlib
 import csv
 import json
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.cells import is_missing
-from modelyard.data.place import Place, open_place
+from modelyard.data.place import Place, chosen_names, open_place
 from modelyard.data.sources.base import (
     Lost,
     Rows,
@@ -30,6 +31,7 @@ from modelyard.data.sources.columns import (
     text_in_numbers,
 )
 from modelyard.data.sources.csv_lines import Record, read_records
+from modelyard.data.sources.shards import SUFFIXES, unused_files
 from modelyard.data.sources.table import (
     CellError,
     Table,
@@ -42,14 +44,18 @@ from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 
 _DELIMITERS = ",;\t|"
+_SUFFIXES = (".csv", ".tsv", ".txt")
+"""Of the files that are taken from a folder; a file that is named itself may have any."""
 _CHUNK = 8192
 """Rows that are taken in at a time: the cells of more than these are never in memory as text."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some rows: the lines of those that could be read, their columns, and why others could not."""
+    """Some rows of a file: the lines of those that could be read, their columns, and why others could not."""
 
+    file: int
+    """Place in the list of files."""
     lines: list[int]
     columns: list[tuple[str, ...]]
     lost: dict[int, str]
@@ -62,6 +68,8 @@ class _Scan:
     columns: list[ColumnScan]
     lines: "array[int]"
     """On which each row ends, from 1."""
+    starts: list[int]
+    """The first row of each file."""
     lost: tuple[Lost, ...]
 
 
@@ -93,7 +101,7 @@ class Csv(Source):
         return ".json", json.dumps(self._content[0].natural(row), ensure_ascii=False).encode()
 
     def name(self, row: int) -> str:
-        return f"line {self._scanned.lines[row]}"
+        return self._where(self._scanned.starts, self._scanned.lines, row)
 
     def lost(self) -> tuple[Lost, ...]:
         return self._scanned.lost
@@ -105,54 +113,51 @@ class Csv(Source):
             for scan in self._scanned.columns
             if scan.missing and scan.name in kept
         ]
-        return (*self._content[0].findings, *gaps)
+        return (*unused_files(self._place, self._names), *self._content[0].findings, *gaps)
 
     @cached_property
     def _place(self) -> Place:
-        place = open_place(self.root, self.data, self.scratch, self.say)
-        if not place.single:
-            raise DataError(
-                f"data.path: {place.shown} is a folder; the source 'csv' needs a file",
-                "mend data.path or data.source",
-            )
-        return place
+        return open_place(self.root, self.data, self.scratch, self.say)
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        if self._place.single:
+            return self._place.names
+        others = {suffix: name for suffix, name in SUFFIXES.items() if name != "csv"}
+        return chosen_names(self._place, self.data, _SUFFIXES, others)
 
     @property
     def _shown(self) -> str:
         return self._place.shown
 
-    def _local(self) -> AbstractContextManager[Path]:
-        return self._place.local(self._place.names[0])
-
-    @cached_property
-    def _dialect(self) -> str:
-        """The delimiter."""
-        try:
-            with self._local() as path:
-                return sniff(path)
-        except OSError as error:
-            raise _unreadable(self._shown, error) from error
+    def _where(self, starts: Sequence[int], lines: "array[int]", row: int) -> str:
+        line = f"line {lines[row]}"
+        if self._place.single:
+            return line
+        return f"{self._names[bisect_right(starts, row) - 1]}, {line}"
 
     @cached_property
     def _header(self) -> list[str]:
-        for record in self._records():
-            if record.problem:
-                raise DataError(
-                    f"{self._shown}, line {record.line}: {record.problem}", "mend the header"
-                )
-            header = [cell.strip() for cell in record.cells]
-            break
-        else:
+        with self._refusing(0), self._place.local(self._names[0]) as path:
+            header = self._header_of(0, self._records(0, path))
+        check_names(header, self.data.target, self.data.columns, self._shown)
+        return header
+
+    def _header_of(self, file: int, records: Iterator[Record]) -> list[str]:
+        shown = self._place.where(self._names[file])
+        record = next(records, None)
+        if record is None:
             raise DataError(
-                f"{self._shown} is empty", "the first line must hold the names of the columns"
+                f"{shown} is empty", "the first line must hold the names of the columns"
             )
+        if record.problem:
+            raise DataError(f"{shown}, line {record.line}: {record.problem}", "mend the header")
+        header = [cell.strip() for cell in record.cells]
         doubled = sorted({name for name in header if header.count(name) > 1})
         if doubled:
             raise DataError(
-                f"{self._shown}: the header has {doubled[0]!r} twice",
-                "give every column its own name",
+                f"{shown}: the header has {doubled[0]!r} twice", "give every column its own name"
             )
-        check_names(header, self.data.target, self.data.columns, self._shown)
         return header
 
     @cached_property
@@ -160,8 +165,10 @@ class Csv(Source):
         """First reading: what the columns are, and where the rows stand."""
         scans = [ColumnScan(name) for name in self._header]
         lines = array("q")
+        starts: list[int] = []
         lost: list[Lost] = []
         for chunk in self._chunks():
+            starts += [len(lines)] * (chunk.file + 1 - len(starts))
             for scan, cells in zip(scans, chunk.columns, strict=True):
                 if scan.name != self.data.target:
                     scan.see(cells, len(lines))
@@ -173,14 +180,15 @@ class Csv(Source):
             lines.extend(chunk.lost)
         if not lines:
             raise DataError(f"{self._shown} has a header but no rows", "add rows to it")
+        starts += [len(lines)] * (len(self._names) - len(starts))
         refuse_too_many(
             lost,
             len(lines),
             self.data.max_unreadable,
-            lambda row: f"line {lines[row]}",
+            lambda row: self._where(starts, lines, row),
             'mend those lines (a cell that holds the delimiter must stand in quotation marks: "…")',
         )
-        return _Scan(scans, lines, tuple(lost))
+        return _Scan(scans, lines, starts, tuple(lost))
 
     @cached_property
     def _content(self) -> tuple[Table | Texts, NDArray[np.object_]]:
@@ -217,17 +225,48 @@ class Csv(Source):
             names = [self.name(row) for row, _ in error.scan.texts]
             raise text_in_numbers(error.scan, names) from error
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self, file: int, path: Path) -> Iterator[Record]:
+        """The header's is one of them."""
+        return read_records(path, sniff(path), self._place.where(self._names[file]))
+
+    @contextlib.contextmanager
+    def _refusing(self, file: int) -> Iterator[None]:
+        """Tells of a file that cannot be read. Raises DataError."""
         try:
-            with self._local() as path:
-                yield from read_records(path, self._dialect, self._shown)
+            yield
         except OSError as error:
-            raise _unreadable(self._shown, error) from error
+            shown = self._place.where(self._names[file])
+            raise DataError(
+                f"{shown} cannot be read: {error.strerror}", "mend its mode or owner"
+            ) from error
 
     def _chunks(self) -> Iterator[_Chunk]:
-        """The next rows, until none is left; in each chunk the broken ones come after the others."""
+        """The next rows, until none is left."""
+        for file, (_, path) in enumerate(self._place.walk(self._names)):
+            with self._refusing(file):
+                records = self._records(file, path)
+                self._check_same(file, self._header_of(file, records))
+                yield from self._chunks_of(file, records)
+
+    def _check_same(self, file: int, header: list[str]) -> None:
+        if header == self._header:
+            return
+        first, shown = (self._place.where(self._names[place]) for place in (0, file))
+        for name in [*self._header, *header]:
+            if name not in header or name not in self._header:
+                has, lacks = (first, shown) if name in self._header else (shown, first)
+                raise DataError(
+                    f"the files differ: {has} has a column {name!r}, {lacks} has none",
+                    "write all files with the same columns, or move those that do not belong here",
+                )
+        raise DataError(
+            f"the files differ: the columns of {shown} are in another order than those of {first}",
+            "write all files with the same columns in the same order",
+        )
+
+    def _chunks_of(self, file: int, records: Iterator[Record]) -> Iterator[_Chunk]:
+        """Of one file; in each chunk the broken ones come after the others."""
         width = len(self._header)
-        records = islice(self._records(), 1, None)
         while chunk := list(islice(records, _CHUNK)):
             whole = [
                 record for record in chunk if not record.problem and len(record.cells) == width
@@ -240,6 +279,7 @@ class Csv(Source):
                 if record.problem or len(record.cells) != width
             }
             yield _Chunk(
+                file,
                 [record.line for record in whole],
                 list(cells) if whole else [()] * width,
                 lost,
@@ -260,7 +300,3 @@ def sniff(path: Path) -> str:
         if width > 1 and (even, width) > score:
             best, score = delimiter, (even, width)
     return best
-
-
-def _unreadable(shown: str, error: OSError) -> DataError:
-    return DataError(f"{shown} cannot be read: {error.strerror}", "mend its mode or owner")

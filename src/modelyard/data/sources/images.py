@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.decoding import Decoding
-from modelyard.data.image_file import decode_image
+from modelyard.data.image_file import decode_image, unfitted_image
 from modelyard.data.place import Place, is_junk, open_place
 from modelyard.data.sources.base import Rows, Schema, Source, located, natural_order, object_array
 from modelyard.spec.errors import DataError
@@ -117,16 +117,7 @@ class Images(Source):
 
     @cached_property
     def _spec(self) -> ImageInput:
-        """Only for decoding: mean and std are fitted later."""
-        height, width = self.data.size
-        channels = 3 if self.data.color == "rgb" else 1
-        return ImageInput(
-            height=height,
-            width=width,
-            color=self.data.color,
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
-        )
+        return unfitted_image(self.data)
 
     @cached_property
     def _listing(self) -> Sequence[tuple[Path | str, str]]:

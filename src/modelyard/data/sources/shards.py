@@ -125,7 +125,7 @@ class ShardedTable(Source):
             for scan in content.scans
             if scan.missing and scan.name in kept
         ]
-        return (*self._unused(), *content.table.findings, *gaps)
+        return (*unused_files(self._place, self._names), *content.table.findings, *gaps)
 
     # --- what a format does -------------------------------------------------------------------
 
@@ -275,14 +275,14 @@ class ShardedTable(Source):
             "write or fetch the files again, or delete what is broken",
         )
 
-    def _unused(self) -> tuple[Finding, ...]:
-        others = sorted({*self._place.names} - {*self._names})
-        if not others:
-            return ()
-        message = f"{len(others)} other files in {self._place.shown} are not used"
-        return (
-            Finding(kind="unused", severity="note", message=message, examples=tuple(others[:5])),
-        )
+
+def unused_files(place: Place, names: Sequence[str]) -> tuple[Finding, ...]:
+    """What is to be said of files in a folder that have none of the source's suffixes."""
+    others = sorted({*place.names} - {*names})
+    if not others:
+        return ()
+    message = f"{len(others)} other files in {place.shown} are not used"
+    return (Finding(kind="unused", severity="note", message=message, examples=tuple(others[:5])),)
 
 
 class _Reading:

@@ -6,24 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.pixels import decode_pixels
-from modelyard.spec.project import DataSection
 from modelyard.spec.signature import ImageInput
 
 MODES: dict[str, Literal["RGB", "L"]] = {"rgb": "RGB", "grey": "L"}
 """Pillow's word for each of ours."""
-
-
-def unfitted_image(data: DataSection) -> ImageInput:
-    """All that decoding needs; mean and std are fitted later."""
-    height, width = data.size
-    channels = 3 if data.color == "rgb" else 1
-    return ImageInput(
-        height=height,
-        width=width,
-        color=data.color,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
 
 
 def decode_image(spec: ImageInput, content: bytes) -> NDArray[np.uint8]:

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from modelyard.data import profile
 from modelyard.data.digest import digest_values
-from modelyard.data.image_file import unfitted_image
 from modelyard.data.npy import ArrayWriter
 from modelyard.data.preprocess import finish
 from modelyard.data.profile import FeatureProfile
-from modelyard.data.sources.base import Rows, Schema, Source
+from modelyard.data.sources.base import Rows, Schema, Source, unfitted_image
 from modelyard.data.table_fit import TableFit, Values
 from modelyard.data.table_row import category_numbers, check_finite, encode_column, one_hot
 from modelyard.spec.project import DataSection

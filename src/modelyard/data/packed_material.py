@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from modelyard.data.decoders import Decoders, Slice
 from modelyard.data.digest import digest_values
-from modelyard.data.image_file import unfitted_image
 from modelyard.data.material import ImageMaterial, Positions, Read, Say, chunks
 from modelyard.data.packed import PACK, PLACES, PackedPictures, PackWriter
+from modelyard.data.sources.base import unfitted_image
 from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import DataError
 from modelyard.spec.signature import ImageInput

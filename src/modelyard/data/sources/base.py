@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from modelyard.spec.errors import DataError
 from modelyard.spec.project import DataSection
 from modelyard.spec.records import Finding
+from modelyard.spec.signature import ImageInput
 from modelyard.spec.urls import local_path
 
 _EXAMPLES = 5
@@ -164,6 +165,19 @@ def located(root: Path, data: DataSection, *, folder: bool | None) -> Path:
             "mend data.path or data.source",
         )
     return path
+
+
+def unfitted_image(data: DataSection) -> ImageInput:
+    """All that decoding needs; mean and std are fitted later."""
+    height, width = data.size
+    channels = 3 if data.color == "rgb" else 1
+    return ImageInput(
+        height=height,
+        width=width,
+        color=data.color,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
 
 
 def natural_order(text: str) -> list[tuple[int, int, str]]:

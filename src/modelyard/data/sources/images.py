@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.decoding import Decoding
-from modelyard.data.image_file import decode_image, unfitted_image
+from modelyard.data.image_file import decode_image
 from modelyard.data.place import Place, is_junk, open_place
-from modelyard.data.sources.base import Rows, Schema, Source, located, natural_order, object_array
+from modelyard.data.sources.base import (
+    Rows,
+    Schema,
+    Source,
+    located,
+    natural_order,
+    object_array,
+    unfitted_image,
+)
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import Finding
 from modelyard.spec.signature import ImageInput

@@ -68,6 +68,8 @@ def restore_state(
                 local(value).copy_(slice_of(torch.from_numpy(np.array(weights[key])), value))
     else:
         model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    if "optimizer" in snapshot.numbers:  # what it has learned since belongs to no weights any more
+        optimizer.state.clear()
     for parameter, quantities in states.items():
         optimizer.state[parameter] = quantities
 

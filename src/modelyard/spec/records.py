@@ -119,6 +119,8 @@ class Run(Record, frozen=True, kw_only=True):
     restarts: int = 0
     step: int = 0
     steps: int = 0
+    skipped: tuple[int, ...] = ()
+    """Steps, from 0, whose batches were left out: with them a loss or gradient was no finite number."""
     best: Checkpoint | None = None
     metrics: dict[str, float] = {}
     """``test/accuracy``, ``validation/loss``, … of the best checkpoint."""
@@ -319,6 +321,18 @@ class Restarted(Event, frozen=True, kw_only=True, tag="restarted"):
     """The step of the checkpoint that the workers start from."""
 
 
+class WentBack(Event, frozen=True, kw_only=True, tag="went-back"):
+    """A loss, gradient or weight was no finite number: training went on from an earlier step."""
+
+    step: int
+    """Of the checkpoint; 0: the beginning."""
+    fault: int
+    """The step, from 0, at which it was seen."""
+    skipped: int | None = None
+    """The step, from 0, whose batch is left out from now on; None: it is being looked for."""
+    reason: str
+
+
 class Noticed(Event, frozen=True, kw_only=True, tag="noticed"):
     """A warning for people."""
 
@@ -342,6 +356,7 @@ AnyEvent = (
     | CheckpointSaved
     | WorkerLost
     | Restarted
+    | WentBack
     | Noticed
     | RunFinished
 )

@@ -174,6 +174,15 @@ class TrainSection(Section):
         ge=0,
         description="How often lost workers are replaced before training gives up; a new checkpoint counts anew.",
     )
+    on_nan: Literal["skip", "stop"] = Field(
+        "skip",
+        description="Where a loss or gradient is no finite number. skip: back to the last checkpoint, and on "
+        "without that batch, which is told. stop: an error.",
+    )
+    max_skips: PositiveInt = Field(
+        3,
+        description="on_nan = skip: how many batches of a run are left out before it is an error.",
+    )
     hang_seconds: PositiveFloat = Field(
         60,
         description="A worker that keeps the others waiting for so long is named, with what it is doing, and replaced.",

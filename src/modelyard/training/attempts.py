@@ -28,6 +28,7 @@ from modelyard.spec.records import (
     Run,
     RunFinished,
     Spent,
+    WentBack,
     WorkerJoined,
     WorkerLost,
     WorkerRecord,
@@ -257,6 +258,11 @@ class Attempts:
             spent=spent,
             cost=self._cost(spent),
             restarts=sum(isinstance(event, Restarted) for event in events),
+            skipped=tuple(
+                sorted(
+                    {e.skipped for e in events if isinstance(e, WentBack) and e.skipped is not None}
+                )
+            ),
         )
 
     def _cost(self, spent: Spent) -> float | None:

@@ -20,7 +20,7 @@ import numpy as np
 from modelyard.backends.base import Snapshot
 from modelyard.backends.snapshots import Shard, read_snapshot, shard_name, share_of, write_shard
 from modelyard.backends.tensors import Array
-from modelyard.spec.errors import StoreError, TrainingError, YardError, from_os_error
+from modelyard.spec.errors import StoreError, TrainingError, from_os_error
 from modelyard.spec.records import Checkpoint, Record
 from modelyard.store.files import (
     digest_bytes,
@@ -33,6 +33,12 @@ from modelyard.store.files import (
 
 MANIFEST, PROGRESS, BEST = "manifest.json", "progress.json", "best.json"
 FORMAT = 2
+_REFUSED = "refused"
+"""In a folder that is being written: it will never be a checkpoint."""
+
+
+class BrokenWeights(TrainingError):
+    """What was to be saved holds a value that is no finite number; nothing of it is kept."""
 
 
 class Progress(Record, frozen=True, kw_only=True):
@@ -50,6 +56,8 @@ class Progress(Record, frozen=True, kw_only=True):
     """Step and value of the few best, best first; the first is ``best_step``."""
     metrics: dict[str, float] = {}
     """Of the last evaluation."""
+    skipped: tuple[int, ...] = ()
+    """Steps, from 0, whose batches are left out: with them a loss or gradient was no finite number."""
     seconds: float = 0.0
     step_seconds: float = 0.0
     samples: int = 0
@@ -90,10 +98,17 @@ def write_share(building: Path, share: Snapshot, rank: int, size: int, step: int
 
     try:
         write_shard(building, share, rank, size, refuse_broken)
-    except BaseException:
+    except BaseException as error:
         if size == 1:
             shutil.rmtree(building, ignore_errors=True)
+        elif isinstance(error, BrokenWeights):  # worker 0 need not wait for it
+            write_flushed(building / _REFUSED, [str(error).encode()])
         raise
+
+
+def was_refused(building: Path) -> bool:
+    """Whether another worker found a value in its share that is no finite number."""
+    return (building / _REFUSED).exists()
 
 
 def missing_shards(building: Path, size: int) -> list[int]:
@@ -285,8 +300,8 @@ def _all_finite(part: Array) -> bool:
         return bool(np.isfinite(part.sum()) or np.isfinite(part).all())
 
 
-def broken_weights(name: str, step: int) -> YardError:
-    return TrainingError(
+def broken_weights(name: str, step: int) -> BrokenWeights:
+    return BrokenWeights(
         f"after step {step}, {name} holds values that are not finite numbers",
         "use a smaller train.optimizer.lr, set train.clip_norm = 1.0, or look for extreme values in the data",
     )

@@ -19,6 +19,7 @@ _NO_INPUT = {
     "keep_best",
     "checkpoint_seconds",
     "max_restarts",
+    "max_skips",
     "profile",
     "hang_seconds",
     "max_time",

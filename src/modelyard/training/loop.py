@@ -9,7 +9,8 @@ Where each thing happens::
         if a meeting is due:                                  about 4 a second, and before all that follows
             window = meetings.hold()                          one small reduce over all workers
             -> StepDone                                       worker 0
-            loss not finite?                                  raise TrainingError
+            loss or gradient not finite?                      guard: back to the last checkpoint, and on
+                                                              without that batch
             if an evaluation is due:                          every `evaluate_every` epochs, and at the end
                 metrics = evaluate(validation)                each worker its share, then one reduce
                 -> Evaluated
@@ -22,7 +23,7 @@ Where each thing happens::
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,20 +35,20 @@ from modelyard.backends.base import Backend, Batch, State, StepSettings
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import BatchMaker, Feed
-from modelyard.spec.errors import TrainingError
 from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDone
 from modelyard.spec.signature import TextInput
 from modelyard.spec.training import TrainSection
 from modelyard.spec.work import World
 from modelyard.store.events import now
 from modelyard.tasks.base import Task
-from modelyard.training import checkpoints, gauge
+from modelyard.training import gauge
 from modelyard.training.budget import ENDINGS, Purse
 from modelyard.training.checkpoints import Progress, ranked
 from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
 from modelyard.training.gauge import Gauge
-from modelyard.training.heartbeat import CHECKPOINT, COMPUTE, DATA, EVALUATE, Heart, NoHeart
+from modelyard.training.guard import Broken, Guard, Guarded
+from modelyard.training.heartbeat import CHECKPOINT, COMPUTE, DATA, EVALUATE, START, Heart, NoHeart
 from modelyard.training.histograms import Sampler
 from modelyard.training.meeting import Meetings, Window
 from modelyard.training.saving import Saved, Writer
@@ -75,6 +76,8 @@ class Course:
     sampler: Sampler | None = None
     """Worker 0's."""
     heart: Heart = field(default_factory=NoHeart)
+    begin: Callable[[], State] | None = None
+    """Makes the state from which training began, once more."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -94,7 +97,7 @@ class Ending:
 def run_loop(course: Course, state: State, progress: Progress) -> Ending:
     """Train from ``progress.step`` on; all workers end after the same step.
 
-    Raises TrainingError where the loss or a weight is no longer a finite number.
+    Raises TrainingError where the loss or a weight is no longer a finite number and the guard gives up.
     """
     maker = BatchMaker(
         course.train,
@@ -103,38 +106,56 @@ def run_loop(course: Course, state: State, progress: Progress) -> Ending:
         size=course.world.size,
         augment=course.section.augment,
     )
-    course.heart.begin(progress.step)
-    with (
-        Writer(
-            course.folder, course.world, keep=course.section.keep, saved=_told(course)
-        ) as writer,
-        Feed(maker, start=progress.step) as feed,
-    ):
-        return _run(course, state, progress, writer, feed)
+    tracer = Tracer(course.backend, course.folder, course.world, wanted=course.section.profile)
+    guard, told = _guard(course), _told(course)
+    with Feed(maker, start=progress.step) as feed:
+        while True:
+            course.heart.begin(progress.step)
+            with Writer(
+                course.folder, course.world, keep=course.section.keep, saved=told
+            ) as writer:
+                try:
+                    ending = _run(course, state, progress, writer, feed, guard, tracer)
+                    guard.settle(writer, ending.progress)
+                    return ending
+                except Broken as broken:
+                    course.heart.again(START)
+                    found = broken.with_traceback(None)  # it would hold on to the state
+                state, progress = guard.back(found, writer, state)
 
 
-def _run(course: Course, state: State, progress: Progress, writer: Writer, feed: Feed) -> Ending:
-    meetings = Meetings(course.backend, course.world.rank)
+def _run(
+    course: Course,
+    state: State,
+    progress: Progress,
+    writer: Writer,
+    feed: Feed,
+    guard: Guard,
+    tracer: Tracer,
+) -> Ending:
+    overflows = course.backend.execution(state).precision == "float16"
+    meetings = Meetings(course.backend, course.world.rank, overflows=overflows)
     clock = _clock(course, progress)
     meter = Gauge(course.backend.device_usage, lambda: feed.waited)
-    tracer = Tracer(course.backend, course.folder, course.world, wanted=course.section.profile)
     ended = _spent_before(course, progress)
     while progress.step < course.steps and not progress.stopped and not ended:
         course.heart.arm()
         meeting = _next_meeting(course, progress.step, meetings.interval)
-        meeting = tracer.limited(progress.step, meeting)
+        meeting = guard.limited(progress.step, tracer.limited(progress.step, meeting))
+        steps = _not_skipped(progress, meeting)
         evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
         look = evaluated and course.sampler is not None and course.sampler.due()
         with tracer.window():
-            state = _run_steps(course, feed, state, progress.step, meeting, meetings, look=look)
+            state = _run_steps(course, feed, state, steps, meetings, look=look)
         window = meetings.hold(
             stop=course.asked_to_stop(),
             checkpoint=clock.checkpoint_due(),
             ended=course.purse.ended_by(meeting),
+            refused=writer.refused(),
             figures=meter.read(),
         )
-        writer.check() if window.broken_after is None else writer.wait()
         progress = clock.after(window, progress, meeting)
+        guard.look(window, steps, progress)
         _report(course, clock, window, progress)
         if course.sampler is not None and meetings.samples is not None:
             course.sampler.write(progress.step, meetings.samples)
@@ -186,20 +207,42 @@ def _last_look(course: Course, state: State, progress: Progress) -> Progress:
     return _judge(course, state, progress) if len(course.validation) else progress
 
 
+def _guard(course: Course) -> Guard:
+    return Guard(
+        Guarded(
+            folder=course.folder,
+            section=course.section,
+            steps=course.steps,
+            world=course.world,
+            backend=course.backend,
+            cursor=course.cursor,
+            train=course.train,
+            emit=course.emit,
+            begin=course.begin,
+        )
+    )
+
+
+def _not_skipped(progress: Progress, end: int) -> Sequence[int]:
+    """The steps from here to ``end - 1`` that are taken."""
+    if not progress.skipped:
+        return range(progress.step, end)
+    return [step for step in range(progress.step, end) if step not in progress.skipped]
+
+
 def _run_steps(
     course: Course,
     feed: Feed,
     state: State,
-    start: int,
-    end: int,
+    steps: Sequence[int],
     meetings: Meetings,
     *,
     look: bool,
 ) -> State:
-    """Steps ``start`` to ``end - 1`` and nothing else: this is where the time goes."""
+    """These steps and nothing else: this is where the time goes."""
     batch_size = course.cursor.batch_size
     step_on, take, mark = course.backend.step, feed.take, course.heart.mark
-    for step, settings in enumerate(_settings(course, start, end, look=look), start):
+    for step, settings in zip(steps, _settings(course, steps, look=look), strict=True):
         mark(DATA, step)
         made = take(step)
         mark(COMPUTE, step)
@@ -215,18 +258,19 @@ def _run_steps(
     return state
 
 
-def _settings(course: Course, start: int, end: int, *, look: bool) -> list[StepSettings]:
-    """Of steps ``start`` to ``end - 1``; all before the first, as between two steps each call is a slow one."""
+def _settings(course: Course, steps: Sequence[int], *, look: bool) -> list[StepSettings]:
+    """All before the first step, as between two steps each call is a slow one."""
     section, rank = course.section, course.world.rank
+    last = steps[-1] if steps else None
     return [
         StepSettings(
             learning_rate=learning_rate(section, step, course.steps),
             seed=step_seed(section.seed, step, rank),
             clip_norm=section.clip_norm,
-            measure_norm=step == end - 1,
-            sample_values=look and step == end - 1,
+            measure_norm=step == last,
+            sample_values=look and step == last,
         )
-        for step in range(start, end)
+        for step in steps
     ]
 
 
@@ -242,9 +286,7 @@ def _next_meeting(course: Course, step: int, interval: int) -> int:
 
 
 def _report(course: Course, clock: Clock, window: Window, progress: Progress) -> None:
-    if window.broken_after is not None:
-        raise _not_finite(course, progress.step - window.steps + window.broken_after)
-    if course.world.rank == 0:
+    if course.world.rank == 0 and window.steps:
         used, spec = gauge.usage(window.figures), course.train.spec
         rate = window.steps * course.cursor.batch_size / window.seconds
         course.emit(
@@ -279,7 +321,7 @@ def _judge(course: Course, state: State, progress: Progress) -> Progress:
         before_batch=partial(course.heart.again, EVALUATE),
     )
     if not np.isfinite(statistics).all():
-        raise _not_finite(course, progress.step - 1)
+        raise Broken("the validation loss", progress.step - 1, progress, batch=False)
     metrics = course.task.metrics(statistics)
     if course.world.rank == 0:
         course.emit(
@@ -335,15 +377,3 @@ def _told(course: Course) -> Saved:
         )
 
     return tell
-
-
-def _not_finite(course: Course, step: int) -> TrainingError:
-    rate = learning_rate(course.section, step, course.steps)
-    good, _ = checkpoints.latest(course.folder)
-    kept = f"the last good checkpoint is of step {good.step}" if good else "there is no checkpoint"
-    return TrainingError(
-        f"the loss was not a finite number at step {step + 1} "
-        f"(epoch {course.cursor.epoch(step):.2f}, learning rate {rate:.3g}); {kept}",
-        f"use a smaller train.optimizer.lr (now {course.section.optimizer.lr:g}), set train.clip_norm = 1.0, "
-        "or look for extreme values in the data",
-    )

@@ -39,13 +39,19 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Between the meetings, by this worker's clock."""
     broken_after: int | None = None
     """The first step of the window (from 0) whose loss is not a finite number."""
+    bad_gradient: bool = False
+    """The gradient of the last step is not one."""
+    bad_weights: bool = False
+    """Nor is a weight of the state that was last to be saved."""
 
 
 class Meetings:
     """Collects results between meetings and holds them."""
 
-    def __init__(self, backend: Backend, rank: int) -> None:
+    def __init__(self, backend: Backend, rank: int, *, overflows: bool = False) -> None:
+        """``overflows``: gradients are scaled up until they overflow now and then, which is no fault."""
         self._backend = backend
+        self._overflows = overflows
         self._rank = rank
         self._losses: list[Any] = []
         self._norm: Any = None
@@ -63,31 +69,46 @@ class Meetings:
     def begin_window(self) -> None:
         """Leave out of the measure what was not stepping: an evaluation, a checkpoint."""
         self._began = time.perf_counter()
+        self.samples = None
 
     def hold(
-        self, *, stop: bool, checkpoint: bool, ended: str = "", figures: Sequence[float] = ()
+        self,
+        *,
+        stop: bool,
+        checkpoint: bool,
+        ended: str = "",
+        refused: bool = False,
+        figures: Sequence[float] = (),
     ) -> Window:
-        """Every worker must call it after the same step, with as many ``figures``."""
+        """Every worker must call it after the same step, with as many ``figures``.
+
+        ``refused``: this worker found a bad weight in what it was to save.
+        """
         count = len(self._losses)
         local = [float(loss) for loss in self._losses]  # waits until the device is done
         seconds = time.perf_counter() - self._began
         mine = self._rank == 0
-        loss, stops, checkpoints, ending, interval, *sums = self._backend.reduce(
-            np.array(
-                [
-                    sum(local),
-                    stop,
-                    mine and checkpoint,
-                    mine * ENDINGS.index(ended),
-                    mine * self._next(count, seconds),
-                    *figures,
-                ],
-                dtype=np.float64,
+        norm = None if self._norm is None else float(self._norm)
+        bad = norm is not None and not math.isfinite(norm) and not self._overflows
+        loss, stops, checkpoints, ending, interval, gradients, weights, *sums = (
+            self._backend.reduce(
+                np.array(
+                    [
+                        sum(local),
+                        stop,
+                        mine and checkpoint,
+                        mine * ENDINGS.index(ended),
+                        mine * self._next(count, seconds),
+                        bad,
+                        refused,
+                        *figures,
+                    ],
+                    dtype=np.float64,
+                )
             )
         )
         broken = None if math.isfinite(loss) else self._first_broken(local)
-        norm = None if self._norm is None else float(self._norm)
-        self._losses, self.interval = [], int(interval)
+        self._losses, self._norm, self.interval = [], None, int(interval)
         return Window(
             steps=count,
             loss=float(loss) / max(count, 1),
@@ -98,6 +119,8 @@ class Meetings:
             figures=tuple(map(float, sums)),
             seconds=seconds,
             broken_after=broken,
+            bad_gradient=gradients > 0,
+            bad_weights=weights > 0,
         )
 
     def _next(self, count: int, seconds: float) -> int:

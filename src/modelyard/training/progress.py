@@ -18,6 +18,7 @@ from modelyard.spec.records import (
     RunFinished,
     RunStarted,
     StepDone,
+    WentBack,
     WorkerJoined,
     WorkerLost,
 )
@@ -198,6 +199,11 @@ def describe(event: AnyEvent) -> str:
             return f"lost: {event.reason}"
         case Restarted():
             return f"all workers start again from step {event.step}"
+        case WentBack():
+            place = f"back to step {event.step}" if event.step else "back to the beginning"
+            if event.skipped is None:
+                return f"step {event.fault + 1}: {event.reason}; {place}, to see which batch it is"
+            return f"step {event.skipped + 1}: {event.reason}; {place}, and on without that step's batch"
         case Noticed():
             return f"note: {event.message}"
         case RunFinished():

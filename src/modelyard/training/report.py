@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelyard.spec.errors import from_os_error
-from modelyard.spec.records import AnyEvent, Dataset, Noticed, Restarted, Run, WorkerLost
+from modelyard.spec.records import AnyEvent, Dataset, Noticed, Restarted, Run, WentBack, WorkerLost
 from modelyard.store.files import write_atomic
 from modelyard.training.budget import explain, money
 from modelyard.training.curves import confusion_matrix, learning_curves
@@ -136,7 +136,9 @@ def _findings(dataset: Dataset) -> str:
 
 def _happenings(events: Sequence[AnyEvent]) -> str:
     """Only what is out of the ordinary."""
-    rare = [event for event in events if isinstance(event, WorkerLost | Restarted | Noticed)]
+    rare = [
+        event for event in events if isinstance(event, WorkerLost | Restarted | WentBack | Noticed)
+    ]
     if not rare:
         return ""
     began = events[0].time

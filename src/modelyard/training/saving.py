@@ -30,7 +30,7 @@ from modelyard.spec.errors import StoreError, from_os_error
 from modelyard.spec.work import World
 from modelyard.store.files import make_folder
 from modelyard.training import checkpoints
-from modelyard.training.checkpoints import Progress
+from modelyard.training.checkpoints import BrokenWeights, Progress
 
 Saved = Callable[[Progress, float, float], None]
 """Called by the thread of worker 0 when a checkpoint is there: what it is of, the seconds of the whole,
@@ -93,6 +93,14 @@ class Writer:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def refused(self) -> bool:
+        """Whether the last save was found to hold a weight that is no finite number; else as ``check``."""
+        if isinstance(self._error, BrokenWeights):
+            self._error = None
+            return True
+        self.check()
+        return False
 
     @property
     def busy(self) -> bool:
@@ -158,6 +166,8 @@ class Writer:
         while missing := checkpoints.missing_shards(building, self._world.size):
             if self._given_up.wait(pause):
                 return False
+            if checkpoints.was_refused(building):
+                raise BrokenWeights(f"another worker's share of step {step} holds broken weights")
             if time.monotonic() > deadline:
                 names = ", ".join(str(rank) for rank in missing)
                 raise StoreError(

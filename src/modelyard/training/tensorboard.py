@@ -21,6 +21,7 @@ from modelyard.spec.records import (
     Restarted,
     Run,
     StepDone,
+    WentBack,
 )
 from modelyard.store import Store
 from modelyard.store.events import EventReader, now
@@ -156,7 +157,7 @@ def records_of(event: AnyEvent) -> Iterator[bytes]:
 
 def _live(event: AnyEvent) -> Iterator[bytes]:
     """As ``records_of``; a restart also takes back what came after its step."""
-    if isinstance(event, Restarted):
+    if isinstance(event, Restarted | WentBack):
         yield form.session_start(event.time, event.step + 1)
     yield from records_of(event)
 

@@ -110,13 +110,27 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         if world.rank == 0:
             _tell_execution(order, world, backend, state, log.append)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
-        course = replace(course, heart=heart)
+        course = replace(
+            course, heart=heart, begin=partial(_begun_anew, order, world, backend, build)
+        )
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
         if ending.reason == "interrupted":
             return INTERRUPTED_EXIT
         _finish(order, course, ending)
     return 0
+
+
+def _begun_anew(
+    order: WorkOrder, world: World, backend: Backend, build: Callable[[], object]
+) -> State:
+    """The very state that training began with: the guard's way back where there is no checkpoint."""
+    backend.seed(order.seed)
+    optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
+    model = build()
+    if order.proving is not None and order.proving.still:
+        backend.hold_still(model)
+    return backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
 
 
 def _watched(

@@ -12,6 +12,7 @@ import msgspec
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Batch, Execution, StepSettings
 from modelyard.backends.source import build_model
+from modelyard.backends.start_weights import start_model
 from modelyard.bundle.verify import compare
 from modelyard.data.augment import augment_mistakes
 from modelyard.data.cursor import Cursor
@@ -32,6 +33,7 @@ from modelyard.training.execution import asked_for
 from modelyard.training.optimizer import optimizer_settings
 from modelyard.training.rehearsal import rehearse
 from modelyard.training.schedules import total_steps
+from modelyard.training.start_weights import find_start
 from modelyard.way import open_target
 
 
@@ -140,10 +142,15 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
         project.root, project.model.build, dict(project.model.args), signature, dataset.task
     )
     backend = open_backend(recognise(model))
+    start = find_start(project)
     optimizer = project.train.optimizer
     settings = optimizer_settings(project.train, Execution())
     split = open_split(dataset, "train")
     with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
+        told = []
+        if start is not None:
+            model, started = start_model(backend, model, signature, start)
+            told.append(Check(name="weights", state="ok", message=started.words))
         state = backend.begin(model, dataset.task, settings, signature, dataset.input)
         positions = Cursor(len(split), project.train.batch_size, 0).indices(0)
         stored, targets = split.stored(positions)
@@ -157,6 +164,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
             error = compare(path, signature, inputs, outputs)
     state_of_export: Literal["ok", "failed"] = "ok" if error <= 1e-4 else "failed"
     return [
+        *told,
         Check(
             name="step",
             state="ok",

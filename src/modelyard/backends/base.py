@@ -28,7 +28,7 @@ Third parties prove theirs with ``modelyard.backends.contract``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.spec.errors import TrainingError
 from modelyard.spec.optimizers import NEUTRAL, default_of
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -174,6 +175,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """For tensors of which this worker holds a slice; the others are whole and equal on all workers."""
 
 
+class Weight(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor of a model that has not begun yet."""
+
+    names: tuple[str, ...]
+    """As in a checkpoint; several where the model holds one tensor in several places."""
+    shape: tuple[int, ...]
+
+
 class Backend(ABC):
     """The contract; one file per framework in this folder."""
 
@@ -234,6 +243,22 @@ class Backend(ABC):
     def notes(self, state: State) -> tuple[str, ...]:
         """What people should know of how ``begin`` took the model: choices, and what was left out."""
         return ()
+
+    def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
+        """Before ``begin``: all that ``model`` holds and a checkpoint would.
+
+        Raises ModelError for a model that does not take ``signature.inputs``, TrainingError where this
+        backend cannot start from weights.
+        """
+        raise TrainingError(
+            f"the {self.name} backend cannot start from weights", "leave model.weights out"
+        )
+
+    def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
+        """``model`` with these in place of its own, by the first of a weight's names; shapes fit."""
+        raise TrainingError(
+            f"the {self.name} backend cannot start from weights", "leave model.weights out"
+        )
 
     def hold_still(self, model: object) -> bool:
         """Before ``begin``: let ``model`` be trained as it is judged, without dropout and the like.

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from modelyard.backends.base import (
     Snapshot,
     StepResult,
     StepSettings,
+    Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
 from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
+from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
 from modelyard.backends.jax_step import JaxOps, Programs, compile_programs, seed_words
 from modelyard.backends.jax_update import State as OptimizerState
@@ -99,7 +101,7 @@ class Jax(Backend):
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         execution = self._execution(optimizer.execution)
         opened, update = open_task(task), make_update(optimizer)
-        found = functional(model, jax.random.wrap_key_data(seed_words(self._seed)))
+        found = functional(model, self._key())
         check_model(found, opened.output_size, signature)
         parameters, kept = self._equal(found.parameters), self._equal(found.kept)
         half = execution.precision == "bfloat16"
@@ -113,6 +115,12 @@ class Jax(Backend):
             kept=kept,
             integers=input_type(signature) == np.int32,
         )
+
+    def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
+        return weights_of(model, self._key())
+
+    def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
+        return put_weights(model, tensors, self._key())
 
     def execution(self, state: JaxState) -> Execution:
         return state.execution
@@ -262,6 +270,9 @@ class Jax(Backend):
         return replace(
             wanted, precision=precision, compile=True, channels_last=False, parallel="replicate"
         )
+
+    def _key(self) -> jax.Array:
+        return jax.random.wrap_key_data(seed_words(self._seed))
 
     def _place(self) -> Any:
         return self._device or choose_device("cpu", self._world)

@@ -105,7 +105,7 @@ def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Arr
         raise ModelError(
             f"init(key) raised {type(error).__name__}: {error}", "mend the model's first function"
         ) from error
-    names, parameters, outline = _named(tree)
+    names, parameters, outline = named(tree)
     takes_key = len(inspect.signature(apply).parameters) > 2
 
     def forward(
@@ -120,13 +120,13 @@ def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Arr
 def _from_module(model: Any) -> Functional:
     from flax import nnx
 
-    kinds = (nnx.Param, nnx.RngKey, nnx.RngCount, ...)
+    kinds = _kinds()
     model.eval()
     serving = nnx.split(model, *kinds)[0]
     model.train()
     training, trained, keys, counts, others = nnx.split(model, *kinds)
-    names, parameters, outline = _named(trained)
-    kept_names, kept, kept_outline = _named(others)
+    names, parameters, outline = named(trained)
+    kept_names, kept, kept_outline = named(others)
     streams, stream_outline = jax.tree.flatten(keys)
     _, count_outline = jax.tree.flatten(counts)
     zeros = [jnp.zeros_like(count) for count in jax.tree.leaves(counts)]
@@ -148,6 +148,21 @@ def _from_module(model: Any) -> Functional:
     return Functional(names, parameters, kept_names, kept, forward)
 
 
+def module_states(model: Any) -> tuple[Any, Any]:
+    """A module's states that a checkpoint keeps: what is trained, and what it keeps beside."""
+    from flax import nnx
+
+    _, trained, _, _, others = nnx.split(model, *_kinds())
+    return trained, others
+
+
+def _kinds() -> tuple[Any, ...]:
+    """Of variables, in the order that a module is split into."""
+    from flax import nnx
+
+    return (nnx.Param, nnx.RngKey, nnx.RngCount, ...)
+
+
 def _streams(key: jax.Array, streams: Sequence[jax.Array]) -> Arrays:
     """For each stream of random numbers in the module, a key of its own."""
     found = []
@@ -159,14 +174,14 @@ def _streams(key: jax.Array, streams: Sequence[jax.Array]) -> Arrays:
     return found
 
 
-def _named(tree: Any) -> tuple[tuple[str, ...], Arrays, Any]:
+def named(tree: Any) -> tuple[tuple[str, ...], Arrays, Any]:
     """Names with dots, leaves, and what puts them together again."""
     found, outline = jax.tree_util.tree_flatten_with_path(tree)
-    names = [".".join(_word(step) for step in path if _is_named(step)) for path, _ in found]
+    names = [".".join(_word(step) for step in path if _isnamed(step)) for path, _ in found]
     return tuple(names), [leaf for _, leaf in found], outline
 
 
-def _is_named(step: Any) -> bool:
+def _isnamed(step: Any) -> bool:
     """Not the step from a Flax variable to its value."""
     return not (isinstance(step, jax.tree_util.GetAttrKey) and step.name == "value")
 

@@ -8,7 +8,7 @@ so that several processes are the same for all three. docs/decisions/0014 says w
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from modelyard.backends.base import (
     Snapshot,
     StepResult,
     StepSettings,
+    Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
 from modelyard.backends.keras_execution import (
@@ -47,6 +48,7 @@ from modelyard.backends.keras_model import (
     subject_of,
 )
 from modelyard.backends.keras_optimizer import factors
+from modelyard.backends.keras_start import put_weights, weights_of
 from modelyard.backends.keras_state import as_array, restore_state, snapshot_state
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -119,6 +121,12 @@ class Keras(Backend):
 
     def notes(self, state: KerasState) -> tuple[str, ...]:
         return state.notes
+
+    def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
+        return weights_of(model, signature)
+
+    def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
+        return put_weights(model, tensors)
 
     def describe_device(self) -> str:
         return machine_memory()

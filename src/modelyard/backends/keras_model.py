@@ -84,25 +84,37 @@ class Subject:
         return ops.sum(losses) / size
 
 
+def tried(
+    model: object, signature: Signature, output_size: int | None
+) -> tuple[tuple[int, ...], bool]:
+    """One pass on zeros, which also makes the weights of a model that waits for its first input.
+
+    Gives a sample's shape, and whether the model wants channels last. Raises ModelError for a model
+    that does not fit; of whatever output where ``output_size`` is None.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            f"the model's function returned a {type(model).__qualname__}, not a keras.Model",
+            "return the model itself; layers can be put into a keras.Sequential",
+        )
+    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
+    last = _wants_channels_last(model, shape)
+    _try(model, shape, signature.inputs[0].dtype, last, output_size)
+    return shape, last
+
+
 def subject_of(
-    model: object,
+    model: Any,
     task: TaskSpec,
     settings: OptimizerSettings,
     signature: Signature,
     spec: NaturalInput | None,
 ) -> Subject:
     """Raises ModelError for a model that does not fit, TrainingError for an unknown optimizer."""
-    if not isinstance(model, keras.Model):
-        raise ModelError(
-            f"the model's function returned a {type(model).__qualname__}, not a keras.Model",
-            "return the model itself; layers can be put into a keras.Sequential",
-        )
     opened = open_task(task)
-    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
+    shape, last = tried(model, signature, opened.output_size)
     dtype = signature.inputs[0].dtype
-    last = _wants_channels_last(model, shape)
-    _try(model, shape, dtype, last, opened.output_size)
-    trainable, names = tuple(model.trainable_variables), _names(model)
+    trainable, names = tuple(model.trainable_variables), names_of(model)
     if not trainable:
         raise ModelError(
             "the model has nothing to train: all its layers are frozen",
@@ -147,8 +159,9 @@ def _wants_channels_last(model: Any, shape: tuple[int, ...]) -> bool:
     return bool(keras.config.image_data_format() == "channels_last")
 
 
-def _try(model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size: int) -> None:
-    """One pass on zeros, which also makes the weights of a model that waits for its first input."""
+def _try(
+    model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size: int | None
+) -> None:
     zeros, given = np.zeros((2, *shape), dtype), (2, *shape)
     try:
         outputs = model(np.transpose(zeros, _LAST) if last else zeros, training=False)
@@ -159,6 +172,8 @@ def _try(model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size
             f"the model cannot take an input of shape {given} ({order}): {type(error).__name__}: {first}",
             "make its keras.Input fit that shape; of pictures (height, width, channels) is as good",
         ) from error
+    if output_size is None:
+        return
     if isinstance(outputs, list | tuple | dict) or not hasattr(outputs, "shape"):
         raise ModelError(
             f"the model returned a {type(outputs).__qualname__}, not one tensor of shape (2, {output_size})",
@@ -173,7 +188,7 @@ def _try(model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size
         )
 
 
-def _names(model: Any) -> dict[str, Variable]:
+def names_of(model: Any) -> dict[str, Variable]:
     """Every weight under the name that it has in a program that builds this model first.
 
     Keras counts the layers of a process (``dense_7``); counted within the model they are the same

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from modelyard.backends.base import (
     Snapshot,
     StepResult,
     StepSettings,
+    Weight,
 )
 from modelyard.backends.pytorch_begin import TorchState, begin_training
 from modelyard.backends.pytorch_errors import explain, is_out_of_memory
 from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
 from modelyard.backends.pytorch_parallel import Alone
+from modelyard.backends.pytorch_start import put_weights, weights_of
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_still import hold_still
 from modelyard.backends.pytorch_workers import choose_device, device_kind, join_workers
@@ -118,6 +120,12 @@ class PyTorch(Backend):
 
     def notes(self, state: TorchState) -> tuple[str, ...]:
         return state.notes
+
+    def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
+        return weights_of(model, signature)
+
+    def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
+        return put_weights(model, tensors)
 
     def hold_still(self, model: object) -> bool:
         return hold_still(model)

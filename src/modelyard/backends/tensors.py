@@ -33,6 +33,7 @@ DTYPES = {
     "BOOL": "|b1",
 }
 _NAMES = {value: key for key, value in DTYPES.items()}
+_BFLOAT16 = "BF16"
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LONGEST_HEADER = 100_000_000
 
@@ -97,18 +98,25 @@ def map_tensors(path: Path) -> dict[str, Array]:
     Raises StoreError where the file is missing, torn or no such file.
     """
     try:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return open_tensors(path)
     except FileNotFoundError as error:
         raise damaged(path, "it is missing") from error
-    except ValueError as error:
-        raise damaged(path, "it is empty") from error
     except OSError as error:
         raise from_os_error(error) from error
-    try:
-        return _views(mapped)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def open_tensors(path: Path) -> dict[str, Array]:
+    """The same of a file that need not be ours; bfloat16, which NumPy lacks, becomes float32.
+
+    Raises OSError, or ValueError, KeyError, TypeError or AttributeError for one that is torn or of
+    another format.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
+        return _views(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _views(mapped: mmap.mmap) -> dict[str, Array]:
@@ -119,15 +127,26 @@ def _views(mapped: mmap.mmap) -> dict[str, Array]:
     header.pop("__metadata__", None)
     views, end = {}, 0
     for name, entry in header.items():
-        dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        dtype, shape = np.dtype(_stored(name, entry["dtype"])), tuple(entry["shape"])
         begin, stop = entry["data_offsets"]
         count = (stop - begin) // dtype.itemsize
         flat = np.frombuffer(mapped, dtype, count, 8 + length + begin) if count else np.empty(0)
-        views[name] = flat.astype(dtype, copy=False).reshape(shape)
+        flat = flat.astype(dtype, copy=False)
+        if entry["dtype"] == _BFLOAT16:  # the upper half of a float32
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        views[name] = flat.reshape(shape)
         end = max(end, stop)
     if 8 + length + end != len(mapped):
         raise ValueError(f"{len(mapped)} bytes where {8 + length + end} were written")
     return views
+
+
+def _stored(name: str, dtype: str) -> str:
+    if dtype == _BFLOAT16:
+        return DTYPES["U16"]
+    if dtype not in DTYPES:
+        raise ValueError(f"{name} has the number format {dtype}, which is not read here")
+    return DTYPES[dtype]
 
 
 def damaged(path: Path, why: str) -> StoreError:

@@ -282,6 +282,7 @@ def _manifest(
             "dataset": dataset.id,
             "code": run.inputs.get("code", ""),
             "checkpoint": weights,
+            **({"start": run.start.digest} if run.start else {}),
         },
         environment=_environment(),
     )

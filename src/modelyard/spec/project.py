@@ -96,6 +96,19 @@ class ModelSection(Section):
         description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp", "text-small".'
     )
     args: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
+    weights: str = Field(
+        "",
+        description='Weights to start from: "run:ID", a model of the registry ("digits:3"), a safetensors or ONNX '
+        "file, a checkpoint, or a folder as Hugging Face's; relative to the project file.",
+    )
+    rename: dict[str, str] = Field(
+        {},
+        description='Start weights: beginning of a name in the file to what stands there in the model, e.g. { "bert." = "" }.',
+    )
+    fresh: list[str] = Field(
+        [],
+        description='Start weights: names in the model, or patterns of them, that begin anew, e.g. ["head.*"].',
+    )
 
 
 class SearchSpace(Section):

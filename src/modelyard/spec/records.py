@@ -7,6 +7,7 @@ import msgspec
 from modelyard.spec.proof import Proof as Proof
 from modelyard.spec.record import Record as Record
 from modelyard.spec.signature import NaturalInput, Signature
+from modelyard.spec.start_weights import Started
 
 
 class TaskSpec(Record, frozen=True, kw_only=True):
@@ -112,6 +113,8 @@ class Run(Record, frozen=True, kw_only=True):
     backend: str = ""
     execution: dict[str, Any] = {}
     """How steps were computed: ``precision``, ``compile``, ``channels_last``, ``linear``, ``parallel``, ``micro_batch``."""
+    start: Started | None = None
+    """What the model took of the weights that it started from."""
     engine: str = ""
     world_size: int = 0
     workers: tuple[WorkerRecord, ...] = ()

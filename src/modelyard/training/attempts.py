@@ -58,6 +58,7 @@ from modelyard.training.recovery import (
     raised_again,
     settle_seconds,
 )
+from modelyard.training.start_weights import read_started
 
 _PRELOAD = (
     "modelyard.backends.source",
@@ -283,6 +284,7 @@ class Attempts:
             finished=timestamp(),
             backend=result.backend,
             execution=recorded(self._folder),
+            start=read_started(self._folder),
             step=result.step,
             best=result.best,
             metrics=result.metrics,

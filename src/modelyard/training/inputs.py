@@ -11,6 +11,7 @@ from modelyard import __version__
 from modelyard.backends import BUILT_IN_MODELS, OWNS
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
+from modelyard.training.start_weights import find_start
 
 _NO_INPUT = {
     "engine",
@@ -32,16 +33,19 @@ _NO_INPUT = {
 
 def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, str]:
     """Everything that decides what a training gives; ``dataset`` is one or its id, ``code`` a digest."""
+    start = find_start(project)
     train = project.train.model_dump(mode="json", exclude=_NO_INPUT)
     sections = {
         "task": project.task.model_dump(mode="json"),
-        "model": project.model.model_dump(mode="json"),
+        # Of the weights, what they are counts, and not where they lie.
+        "model": project.model.model_dump(mode="json", exclude={"weights"}),
         "train": train,
     }
     return {
         "project": project.name,
         "data": dataset if isinstance(dataset, str) else dataset.id,
         "code": code,
+        **({"weights": start.digest} if start else {}),
         **dict(_flat("", sections)),
         "version.modelyard": __version__,
         "version.python": ".".join(platform.python_version_tuple()[:2]),

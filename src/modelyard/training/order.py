@@ -6,6 +6,7 @@ from typing import Any
 
 from modelyard.spec.records import Checkpoint, Dataset, Record, Spent, TaskSpec
 from modelyard.spec.signature import Signature
+from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.training import TrainSection
 
 ORDER, EVENTS, RESULT, RUN = "order.json", "events.jsonl", "result.json", "run.json"
@@ -53,6 +54,8 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     memory_key: str = ""
     """Under which the store remembers that."""
     proving: Proving | None = None
+    start: StartWeights | None = None
+    """Weights that the model begins with in place of its own."""
 
     @property
     def section(self) -> TrainSection:

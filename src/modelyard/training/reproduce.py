@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from modelyard.backends.source import code_digest, code_files
 from modelyard.data.dataset import RECORD, prepare
 from modelyard.spec.errors import DataError, ModelError, NotFoundError, UsageError
-from modelyard.spec.project import Project
+from modelyard.spec.project import ModelSection, Project, StoreSection
 from modelyard.spec.records import AnyEvent, Dataset, Record, Run
 from modelyard.store import Store, open_store
 from modelyard.store.files import digest_file
 from modelyard.training import checkpoints
 from modelyard.training.budget import ENDINGS
+from modelyard.training.start_weights import as_path, find_start
 from modelyard.training.surroundings import CODE, kept_project, machine, versions
 from modelyard.training.train import train
 
@@ -70,6 +71,7 @@ def reproduce(
     code = Path(run.folder) / CODE if kept_code else root
     project = _limited(kept_project(run, code), run)
     _check_code(run, code, project.model.build)
+    project = project.model_copy(update={"store": _at(store), "model": _model(run, root, store)})
     dataset = _dataset(run, store, kept_project(run, root))
     best = checkpoints.verified(checkpoints.folder_of(Path(run.folder), run.best.step))
     first = _weights(checkpoints.load(best)[0].tensors)
@@ -157,6 +159,17 @@ def _limited(project: Project, run: Run) -> Project:
     chosen = {"linear": "blas", **chosen}  # runs of before there was a choice do not say it
     section = project.train.model_copy(update={**limits, **chosen})
     return project.model_copy(update={"train": section})
+
+
+def _model(run: Run, root: Path, store: Store) -> ModelSection:
+    """With the weights to start from where they are, seen from the project's own folder."""
+    kept = kept_project(run, root).model_copy(update={"store": _at(store)})
+    start = find_start(kept)
+    return kept.model.model_copy(update={"weights": as_path(start)}) if start else kept.model
+
+
+def _at(store: Store) -> StoreSection:
+    return StoreSection(url=str(store.root.resolve()))
 
 
 def _check_code(run: Run, root: Path, build: str) -> None:

@@ -37,6 +37,7 @@ from modelyard.spec.errors import (
 )
 from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Proof, Run
+from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.training import TrainSection
 from modelyard.store import Store
 from modelyard.store.files import write_atomic
@@ -59,6 +60,7 @@ from modelyard.training.order import (
     timestamp,
 )
 from modelyard.training.schedules import total_steps
+from modelyard.training.start_weights import find_start
 from modelyard.training.surroundings import command, keep, machine, versions
 from modelyard.training.tracking import send_rest, tracked
 
@@ -82,7 +84,8 @@ def train(
     from the last checkpoint), and whatever YardError ended a worker. ``proving`` is for a proof.
     """
     _check(project, dataset)
-    inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
+    code = code_digest(project.root, project.model.build)
+    inputs = inputs_of(project, dataset, code)
     identifier = run_id(inputs)
     folder = store.run_folder(identifier)
     if (complete := complete_run(store, identifier, project.train)) is not None:
@@ -93,7 +96,7 @@ def train(
         if (complete := complete_run(store, identifier, project.train)) is not None:
             return complete
         wait_for_old_workers(folder)
-        order = _order(project, dataset, folder)
+        order = _order(project, dataset, folder, find_start(project))
         run = _begin(project, dataset, store, order, inputs)
         key = memory.model_key(order, inputs["code"])
         known = memory.recall(store.root, key)
@@ -168,7 +171,9 @@ def _check(project: Project, dataset: Dataset) -> None:
         )
 
 
-def _order(project: Project, dataset: Dataset, folder: Path) -> WorkOrder:
+def _order(
+    project: Project, dataset: Dataset, folder: Path, start: StartWeights | None
+) -> WorkOrder:
     section = project.train
     return WorkOrder(
         run=folder.name,
@@ -184,6 +189,7 @@ def _order(project: Project, dataset: Dataset, folder: Path) -> WorkOrder:
         folder=str(folder),
         seed=section.seed,
         threads=max(1, available_cores() // crew_of(section).size),
+        start=start,
     )
 
 

@@ -25,10 +25,12 @@ from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Backend, State
 from modelyard.backends.preload import backend_in_code
 from modelyard.backends.source import build_model
+from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
 from modelyard.spec.errors import StoreError, YardError, from_os_error
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
+from modelyard.spec.start_weights import Started
 from modelyard.spec.work import World
 from modelyard.store.events import EventLog, now, read_events
 from modelyard.store.files import write_atomic
@@ -44,6 +46,7 @@ from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.optimizer import optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
+from modelyard.training.start_weights import keep_started
 from modelyard.training.witness import taken_file, watched
 
 _PARENT_POLL_SECONDS = 1.0
@@ -104,11 +107,13 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         )
         backend.seed(order.seed)
         optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
-        model = build()
+        model, started = build(), None
+        if order.start is not None:
+            model, started = start_model(backend, model, order.signature, order.start)
         backend = _watched(order, world, backend, model, heart)
         state = backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
         if world.rank == 0:
-            _tell_execution(order, world, backend, state, log.append)
+            _tell_execution(order, world, backend, state, log.append, started)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
         course = replace(
             course, heart=heart, begin=partial(_begun_anew, order, world, backend, build)
@@ -163,11 +168,16 @@ def _tell_execution(
     backend: Backend,
     state: State,
     emit: Callable[[AnyEvent], None],
+    started: Started | None,
 ) -> None:
-    """Keep the choice for later attempts, and tell people once what they should know of it."""
+    """Keep the choices for later attempts, and tell people once what they should know of them."""
     known = read_execution(Path(order.folder)) is not None
     keep_execution(Path(order.folder), backend, state)
-    for message in () if known else backend.notes(state):
+    notes = backend.notes(state)
+    if started is not None:
+        keep_started(Path(order.folder), started)
+        notes = (started.words, *notes)
+    for message in () if known else notes:
         emit(Noticed(time=now(), attempt=world.attempt, message=message))
 
 

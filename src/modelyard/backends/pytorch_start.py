@@ -1,0 +1,58 @@
+"""A PyTorch model before it is trained: its weights by name, and others in their place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from modelyard.backends.base import Weight
+from modelyard.backends.pytorch_guests import take_in
+from modelyard.backends.pytorch_models import input_type
+from modelyard.spec.errors import ModelError
+from modelyard.spec.signature import Signature
+
+
+def weights_of(model: object, signature: Signature) -> tuple[Weight, ...]:
+    """Parameters and buffers as ``state_dict`` names them; tied ones are one weight with two names."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model's function returned a {type(model).__qualname__}, not a torch.nn.Module",
+            "return the model itself",
+        )
+    if any(is_lazy(tensor) for tensor in model.parameters()):
+        _make_weights(model, signature)
+    names: dict[tuple[Any, ...], list[str]] = {}
+    shapes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        key = place if tensor.numel() and tensor.data_ptr() else (name,)
+        names.setdefault(key, []).append(name)
+        shapes[key] = tuple(tensor.shape)
+    return tuple(Weight(names=tuple(found), shape=shapes[key]) for key, found in names.items())
+
+
+def put_weights(model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
+    """Into the model's own tensors, in the dtypes that these have."""
+    assert isinstance(model, nn.Module)  # weights_of has seen it
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, array in tensors.items():
+            own[name].copy_(torch.from_numpy(np.array(array)))
+    return model
+
+
+def _make_weights(model: nn.Module, signature: Signature) -> None:
+    """Lazy layers make theirs when they see an input."""
+    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
+    try:
+        with torch.no_grad():
+            take_in(model.eval())[0](torch.zeros(shape, dtype=input_type(signature)))
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {error}",
+            "make its first layers fit that shape",
+        ) from error

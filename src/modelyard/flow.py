@@ -121,6 +121,18 @@ def tune(
     opened, store = open_project(project)
     dataset = prepare_data(opened, store)
     metric = opened.tune.metric or opened.train.metric
+    if metric == "loss" and (changed := [n for n in opened.tune.space if n.startswith("task.")]):
+        raise ProjectError(
+            [
+                Mistake(
+                    "tune.metric",
+                    f"'loss' itself changes with {changed[0]}: its values cannot be compared",
+                    "a metric that no option changes: log_loss, accuracy, mae, …",
+                    "",
+                    "yard.toml",
+                )
+            ]
+        )
 
     def try_fields(fields: Mapping[str, Any]) -> Run:
         return train_model(_with_fields(opened, fields), dataset, store)
@@ -143,7 +155,7 @@ def _with_fields(project: Project, fields: Mapping[str, Any]) -> Project:
                 Mistake(
                     f"tune.space.{wrong[0]}",
                     "cannot be searched",
-                    "a field of train or model that changes the result",
+                    "a field of train, model or task that changes the result",
                     "",
                     "yard.toml",
                 )

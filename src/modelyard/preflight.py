@@ -11,7 +11,7 @@ import msgspec
 
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Batch, Execution, StepSettings
-from modelyard.backends.source import build_model
+from modelyard.backends.source import build_model, own_loss
 from modelyard.backends.start_weights import start_model
 from modelyard.bundle.verify import compare
 from modelyard.data.augment import augment_mistakes
@@ -151,7 +151,8 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
         if start is not None:
             model, started = start_model(backend, model, signature, start)
             told.append(Check(name="weights", state="ok", message=started.words))
-        state = backend.begin(model, dataset.task, settings, signature, dataset.input)
+        loss = own_loss(project.root, dataset.task)
+        state = backend.begin(model, dataset.task, settings, signature, dataset.input, loss)
         positions = Cursor(len(split), project.train.batch_size, 0).indices(0)
         stored, targets = split.stored(positions)
         batch = Batch(inputs=stored, targets=targets, global_size=len(targets))
@@ -220,12 +221,12 @@ def _measured(project: Project, dataset: Dataset) -> Measured:
         asked_for(section, section.most_workers, 0), parallel="replicate"
     )
     optimizer = optimizer_settings(section, execution)
-    split = open_split(dataset, "train")
+    split, loss = open_split(dataset, "train"), own_loss(project.root, dataset.task)
     threads = max(1, available_cores() // section.most_workers)
     with backend.join(World(rank=0, size=1, rendezvous=""), device=section.device, threads=threads):
         return measure(
             backend,
-            lambda: backend.begin(build(), dataset.task, optimizer, signature, dataset.input),
+            lambda: backend.begin(build(), dataset.task, optimizer, signature, dataset.input, loss),
             split,
             Cursor(len(split), section.batch_size, section.seed),
             workers=section.most_workers,

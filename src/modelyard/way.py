@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from modelyard.backends.source import code_digest
 from modelyard.bundle.export import export_key
 from modelyard.data.dataset import dataset_id
 from modelyard.deployment.targets import BUILT_IN as TARGETS
@@ -14,7 +13,7 @@ from modelyard.spec.project import Project
 from modelyard.spec.records import Bundle, Dataset, Deployment, ModelVersion, Run, Service
 from modelyard.store import Store, registry
 from modelyard.training import budget
-from modelyard.training.train import inputs_of, run_id
+from modelyard.training.inputs import code_of, inputs_of, run_id
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _look_along(project: Project, store: Store, way: Way) -> Iterator[Stage]:
         way.dataset is not None,
         f"dataset {identifier}" if way.dataset else "new data or settings",
     )
-    inputs = inputs_of(project, identifier, code_digest(project.root, project.model.build))
+    inputs = inputs_of(project, identifier, code_of(project))
     run = store.read_or_none(store.run_folder(run_id(inputs)) / "run.json", Run)
     more = run is not None and budget.goes_on(project.train, run.reason, run.step, run.spent)
     way.run = run if run and run.state == "complete" and not more else None

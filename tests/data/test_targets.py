@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from modelyard.data.sources.base import object_array
-from modelyard.data.targets import check_task, class_name, labelled_rows, make_task, truth_text
+from modelyard.data.targets import (
+    _class_weights,
+    asked_task,
+    check_task,
+    class_name,
+    labelled_rows,
+    make_task,
+    truth_text,
+)
 from modelyard.spec.errors import DataError, UsageError
+from modelyard.spec.task import TaskSection
 
 
 def name(row: int) -> str:
@@ -16,7 +25,7 @@ def name(row: int) -> str:
 
 def made(project, values: Sequence[object], task: str = "classification", loss: str = "auto"):
     asked = project(source="csv", task=task, loss=loss)
-    return make_task(asked, check_task(asked), object_array(values), name)
+    return make_task(asked, object_array(values), name)
 
 
 def test_classes_are_sorted_as_people_sort(project) -> None:
@@ -65,8 +74,41 @@ def test_many_numbers_are_likely_a_regression(project) -> None:
     ("task", "loss"), [("regression", "cross-entropy"), ("classification", "mean-squared-error")]
 )
 def test_a_loss_must_fit_its_task(project, task: str, loss: str) -> None:
-    with pytest.raises(UsageError, match="does not fit"):
+    with pytest.raises(UsageError, match="is a loss of a"):
         check_task(project(source="csv", task=task, loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"b": 3.0}, (1.0, 3.0, 1.0)),
+        ("balanced", (12 / (3 * 6), 12 / (3 * 4), 12 / (3 * 2))),
+        ("", ()),
+    ],
+)
+def test_class_weights_stand_in_the_order_of_the_classes(project, weights, expected) -> None:
+    asked = project(source="csv")
+    asked = asked.model_copy(update={"task": TaskSection(class_weights=weights)})
+    assert asked_task(asked, "label", "abc", [6, 4, 2]).class_weights == expected
+
+
+def test_balanced_weights_leave_the_mean_at_one() -> None:
+    """So that the learning rate means what it did without them; a class without samples counts nothing."""
+    counts = [70, 0, 20, 10]
+    weights = _class_weights("balanced", "abcd", counts)
+    assert np.dot(weights, counts) / sum(counts) == pytest.approx(1.0) and weights[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"cta": 2.0}, "'cta' is not one of the classes; did you mean 'cat'"),
+        ({"cat": 0, "dog": 0}, "counts nothing"),
+    ],
+)
+def test_weights_that_cannot_be_used(weights: dict[str, float], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _class_weights(weights, ("cat", "dog"), None)
 
 
 def test_an_unknown_task_is_refused(project) -> None:

@@ -38,7 +38,8 @@ def test_exit_codes_tell_mistakes_interruptions_and_all_else_apart() -> None:
     ours = {kind for kind in all_errors() if kind.__module__ == errors.__name__}
     codes = {kind.__name__: kind.exit_code for kind in ours if kind.exit_code != 1}
     # 130 is what a shell reports for a program that Ctrl-C ended: 128 + SIGINT.
-    assert codes == {"ProjectError": 2, "UsageError": 2, "TrainingInterrupted": 130}
+    wrong_input = dict.fromkeys(("ProjectError", "UsageError", "UnknownMetric"), 2)
+    assert codes == {**wrong_input, "TrainingInterrupted": 130}
 
 
 def test_the_mend_stands_on_its_own_line_where_there_is_one() -> None:
@@ -103,7 +104,14 @@ def test_an_error_of_the_system_without_a_file_is_told_too() -> None:
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("acuracy", "accuracy"), ("ACCURACY", "accuracy"), ("f1", "F1"), ("zzz", ""), ("", "")],
+    [
+        ("acuracy", "accuracy"),
+        ("ACCURACY", "accuracy"),
+        ("f1", "F1"),
+        ("acc", "accuracy"),
+        ("zzz", ""),
+        ("", ""),
+    ],
 )
 def test_the_nearest_word(word: str, expected: str) -> None:
     assert nearest(word, ["accuracy", "F1", "recall"]) == expected

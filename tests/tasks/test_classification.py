@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from modelyard.spec.errors import DataError
+from modelyard.spec.errors import DataError, UnknownMetric
 from modelyard.spec.records import TaskSpec
 from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
@@ -20,8 +21,11 @@ from modelyard.tasks.contract import NumpyOps, TaskContract
 ANIMALS = ("cat", "dog", "fox", "owl")
 
 
-def classification(classes: tuple[str, ...] = ANIMALS, loss: str = "cross-entropy") -> Task:
-    return open_task(TaskSpec(type="classification", target="animal", loss=loss, classes=classes))
+def classification(
+    classes: tuple[str, ...] = ANIMALS, loss: str = "cross-entropy", **options: Any
+) -> Task:
+    spec = TaskSpec(type="classification", target="animal", loss=loss, classes=classes, **options)
+    return open_task(spec)
 
 
 class TestManyClasses(TaskContract):
@@ -32,6 +36,76 @@ class TestManyClasses(TaskContract):
 class TestTwoClassesOnOneOutput(TaskContract):
     task = classification(("no", "yes"), "binary-cross-entropy")
     values = ("yes", "no")
+
+
+class TestEveryOption(TaskContract):
+    task = classification(
+        loss="focal", focal_gamma=1.5, label_smoothing=0.1, class_weights=(1.0, 0.5, 2.0, 3.0)
+    )
+    values = ANIMALS
+
+
+class TestEveryOptionOnOneOutput(TaskContract):
+    task = classification(
+        ("no", "yes"), "binary-focal", label_smoothing=0.2, class_weights=(0.5, 4.0)
+    )
+    values = ("yes", "no")
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_and_weighted_losses_are_torchs(smoothing: float) -> None:
+    random = np.random.default_rng(0)
+    outputs, targets = 3 * random.standard_normal((64, 4)), random.integers(0, 4, 64)
+    given, weights = (torch.from_numpy(outputs), torch.from_numpy(targets)), (0.5, 1.0, 2.0, 4.0)
+    theirs = torch.nn.functional.cross_entropy
+    expected = theirs(*given, reduction="none", label_smoothing=smoothing)
+    mine = classification(label_smoothing=smoothing).loss(NumpyOps(), outputs, targets)
+    np.testing.assert_allclose(mine, expected.numpy(), rtol=1e-9)
+    expected = theirs(*given, reduction="none", weight=torch.tensor(weights).double())
+    mine = classification(class_weights=weights).loss(NumpyOps(), outputs, targets)
+    np.testing.assert_allclose(mine, expected.numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_is_the_papers(gamma: float) -> None:
+    """Lin et al. 2017, eq. 4, on softmax; and the same number on one output, whose softmax is over 0 and z."""
+    random = np.random.default_rng(0)
+    outputs, targets = 3 * random.standard_normal((64, 4)), random.integers(0, 4, 64)
+    true = np.take_along_axis(
+        np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True), targets[:, None], 1
+    )[:, 0]
+    expected = -((1 - true) ** gamma) * np.log(true)
+    mine = classification(loss="focal", focal_gamma=gamma).loss(NumpyOps(), outputs, targets)
+    np.testing.assert_allclose(mine, expected, rtol=1e-9)
+    two = classification(("no", "yes"), "focal", focal_gamma=gamma, label_smoothing=0.1)
+    one = classification(("no", "yes"), "binary-focal", focal_gamma=gamma, label_smoothing=0.1)
+    logit = outputs[:, :1]
+    np.testing.assert_allclose(
+        one.loss(NumpyOps(), logit, targets % 2),
+        two.loss(NumpyOps(), np.concatenate([0 * logit, logit], axis=1), targets % 2),
+        rtol=1e-9,
+    )
+
+
+def test_what_is_trained_is_told_beside_the_plain_log_loss() -> None:
+    random = np.random.default_rng(0)
+    outputs = random.standard_normal((64, 4), dtype=np.float32)
+    targets = random.integers(0, 4, 64)
+    plain, changed = (
+        task.metrics(task.statistics(outputs, targets))
+        for task in (
+            classification(),
+            classification(loss="focal", class_weights=(1.0, 2.0, 3.0, 4.0)),
+        )
+    )
+    assert plain["loss"] == plain["log_loss"] == changed["log_loss"] != changed["loss"]
+
+
+def test_the_users_own_metrics_have_directions() -> None:
+    task = classification(metrics=("mine:top_2", "mine:cost"), lower_is_better=("cost",))
+    assert task.higher_is_better("top_2") is True and task.higher_is_better("cost") is False
+    with pytest.raises(UnknownMetric, match=r"'csot' is not a metric .*; did you mean 'cost'"):
+        task.higher_is_better("csot")
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0])

@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 from modelyard.spec.errors import DataError
 from modelyard.spec.records import TaskSpec
 from modelyard.tasks import open_task
+from modelyard.tasks.base import Task
 from modelyard.tasks.contract import NumpyOps, TaskContract
 
 REGRESSION = open_task(TaskSpec(type="regression", target="price", loss="mean-squared-error"))
@@ -22,6 +23,48 @@ NUMBERS = arrays(
 class TestRegression(TaskContract):
     task = REGRESSION
     values = (1.5, "2", -3, 0.0)
+
+
+def robust(loss: str, delta: float = 1.0) -> Task:
+    return open_task(TaskSpec(type="regression", target="price", loss=loss, huber_delta=delta))
+
+
+class TestAbsolute(TaskContract):
+    task = robust("mean-absolute-error")
+    values = (1.5, "2", -3, 0.0)
+
+
+class TestHuber(TaskContract):
+    task = robust("huber", 0.5)
+    values = (1.5, "2", -3, 0.0)
+
+
+def test_robust_losses_are_torchs() -> None:
+    random = np.random.default_rng(0)
+    outputs, targets = 3 * random.standard_normal((32, 1)), random.standard_normal(32)
+    given = torch.from_numpy(outputs[:, 0]), torch.from_numpy(targets)
+    for delta in (0.3, 1.0, 5.0):
+        expected = torch.nn.functional.huber_loss(*given, delta=delta, reduction="none")
+        found = robust("huber", delta).loss(NumpyOps(), outputs, targets)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12)
+    expected = torch.nn.functional.l1_loss(*given, reduction="none")
+    found = robust("mean-absolute-error").loss(NumpyOps(), outputs, targets)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12)
+
+
+def test_rmse_and_mae_are_the_same_whatever_is_trained() -> None:
+    random = np.random.default_rng(1)
+    outputs = random.standard_normal((50, 1), dtype=np.float32)
+    targets = random.standard_normal(50).astype(np.float32)
+    squared, absolute = (
+        task.metrics(task.statistics(outputs, targets))
+        for task in (REGRESSION, robust("mean-absolute-error"))
+    )
+    assert squared["loss"] == pytest.approx(squared["rmse"] ** 2)
+    assert absolute["loss"] == pytest.approx(absolute["mae"])
+    assert {k: v for k, v in squared.items() if k != "loss"} == {
+        k: v for k, v in absolute.items() if k != "loss"
+    }
 
 
 def test_the_loss_is_torchs_squared_error() -> None:

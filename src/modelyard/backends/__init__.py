@@ -16,6 +16,8 @@ BUILT_IN = {
 }
 OWNS = {"torch": "pytorch", "keras": "keras", "jax": "jax", "flax": "jax"}
 """Top-level package of a base class to the backend that trains it."""
+EXTRAS = {**OWNS, "tensorflow": "keras", "optax": "jax"}
+"""Top-level package that a user's code may import to the pip extra that brings it."""
 BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pytorch"}
 """Model names a project may use instead of ``module:function``, and the backend that builds them."""
 

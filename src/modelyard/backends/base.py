@@ -11,6 +11,7 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   told how the samples are made (``input``, an ``ImageInput``), ``step`` and ``evaluate`` take
   pictures as they are stored too, uint8, and finish them on the device: ``x * input.scale +
   input.shift`` a channel, in float32, after the conversion to float32.
+  The losses are those of ``self.opened(task, loss)``: ``losses(self.ops, outputs, targets)``.
 - ``step`` does one optimizer step on this worker's share of a global batch, so that the result
   equals a single process's step on the whole batch: the loss is the sum over local samples divided
   by the *global* batch size, gradients are summed over workers. With ``batch.other_targets`` the
@@ -37,12 +38,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.spec.errors import TrainingError
+from modelyard.spec.errors import ModelError, TrainingError
 from modelyard.spec.optimizers import NEUTRAL, default_of
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
-from modelyard.tasks.base import Ops
+from modelyard.tasks import open_task
+from modelyard.tasks.base import Ops, Task
+from modelyard.tasks.own_loss import OwnLoss, try_own_loss
 
 State = Any
 
@@ -208,8 +211,35 @@ class Backend(ABC):
         optimizer: OptimizerSettings,
         signature: Signature,
         input: NaturalInput | None = None,  # noqa: A002
+        loss: OwnLoss | None = None,
     ) -> State:
-        """Raises ModelError where the model does not take ``signature.inputs`` or give ``signature.outputs``."""
+        """Raises ModelError where the model does not take ``signature.inputs`` or give ``signature.outputs``.
+
+        ``loss`` is the user's own, where ``task.loss`` names one and something is to be trained.
+        """
+
+    def opened(self, task: TaskSpec, loss: OwnLoss | None) -> Task:
+        """The task that ``begin`` was given, its own loss tried. Raises ModelError for one that cannot be trained."""
+        found = open_task(task, loss)
+        if loss is not None:
+            try_own_loss(loss, self.ops, self.differentiate, found.output_size, len(task.classes))
+        return found
+
+    def differentiate(
+        self,
+        function: Callable[..., Any],
+        outputs: NDArray[Any],
+        targets: NDArray[Any],
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """``function(outputs, targets)`` on this framework's tensors, and the slope of its sum by the outputs.
+
+        (n, output_size) float32, (n,) -> the function's result, (n, output_size) or None where it has
+        no slope. It is for losses of the user's own; a backend that leaves it as it is takes none.
+        """
+        raise ModelError(
+            f"the {self.name} backend cannot train with a loss of the user's own ({function})",
+            "use one of task.loss' built-in losses",
+        )
 
     @abstractmethod
     def step(

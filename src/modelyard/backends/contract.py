@@ -30,12 +30,14 @@ from modelyard.backends.base import (
     State,
     StepSettings,
 )
+from modelyard.backends.contract_losses import LossContract, classification
 from modelyard.backends.snapshots import read_snapshot, write_snapshot
 from modelyard.backends.source import build_model
 from modelyard.spec.errors import ModelError, YardError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import ImageInput, Signature, Tensor
 from modelyard.spec.work import World
+from modelyard.tasks.own_loss import OwnLoss
 
 _CLASSES = ("a", "b", "c")
 _DEADLINE = 120.0
@@ -52,11 +54,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     wrong_args: dict[str, Any] = msgspec.field(default_factory=lambda: {"outputs": 7})
     """Arguments that make a model whose output does not fit three classes."""
 
+    weights: tuple[float, ...] = ()
+    """Of the three classes."""
+
     @property
     def task(self) -> TaskSpec:
-        return TaskSpec(
-            type="classification", target="label", loss="cross-entropy", classes=_CLASSES
-        )
+        return classification("cross-entropy", _CLASSES, class_weights=self.weights)
 
     @property
     def signature(self) -> Signature:
@@ -80,10 +83,16 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     """The step before which the process ends without a word."""
 
 
-class BackendContract:
+class BackendContract(LossContract):
     """Subclass it with a name that pytest collects, and set ``case``."""
 
     case: ClassVar[Case]
+
+    def begun(self, loss: OwnLoss | None = None) -> tuple[Backend, State]:
+        return _begin(self.case, OptimizerSettings(name="sgd"), loss=loss)
+
+    def samples(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return _samples(self.case, 0, count)
 
     def test_steps_lower_the_loss(self) -> None:
         for name in ("sgd", "adam", "adamw"):
@@ -92,11 +101,12 @@ class BackendContract:
             assert losses[-1] < 0.8 * losses[0], f"{name}: {losses[0]} -> {losses[-1]}"
 
     def test_two_workers_do_what_one_does(self, tmp_path: Path) -> None:
-        """Also where a batch cannot be divided evenly, with and without clipping."""
+        """Also where a batch cannot be divided evenly, with and without clipping, and classes have weights."""
         optimizer = OptimizerSettings(name="sgd", weight_decay=0.01)
-        run_workers(tmp_path, self.case, optimizer, steps=8, uneven=True, seeds=(0, 0))
-        backend, state = _begin(self.case, optimizer)
-        state, losses = _train(backend, state, self.case, range(8), uneven=True)
+        case = msgspec.structs.replace(self.case, weights=(0.5, 1.0, 3.0))
+        run_workers(tmp_path, case, optimizer, steps=8, uneven=True, seeds=(0, 0))
+        backend, state = _begin(case, optimizer)
+        state, losses = _train(backend, state, case, range(8), uneven=True)
         one = backend.snapshot(state)
         ends = [read_result(tmp_path, rank, "end") for rank in (0, 1)]
         _assert_equal(*ends)
@@ -207,21 +217,6 @@ class BackendContract:
         np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-4)
         _assert_close(ends[0], ends[1], 1e-4)
 
-    def test_a_blend_of_two_labels_has_a_blend_of_their_losses(self) -> None:
-        inputs, targets = _samples(self.case, 0, 6)
-        others, ends = (targets + 1) % len(_CLASSES), []
-        first = np.arange(6, dtype=np.float32) % 2  # which label a sample has, or its share
-        blend = Batch(inputs=inputs, targets=targets, global_size=6, other_targets=others)
-        plain = Batch(inputs=inputs, targets=np.where(first, targets, others), global_size=6)
-        half, swapped = np.full(6, 0.5, np.float32), {"targets": others, "other_targets": targets}
-        blends = [msgspec.structs.replace(blend, weight=share) for share in (first, half)]
-        for batch in (plain, *blends, msgspec.structs.replace(blends[1], **swapped)):
-            backend, state = _begin(self.case, OptimizerSettings(name="sgd"))
-            state, _ = backend.step(state, batch, StepSettings(learning_rate=0.1, seed=0))
-            ends.append(backend.snapshot(state))
-        _assert_close(ends[0], ends[1], 1e-6)
-        _assert_close(ends[2], ends[3], 1e-6)
-
     def test_a_model_that_does_not_fit_the_task_is_refused(self) -> None:
         wrong = msgspec.structs.replace(self.case, args=self.case.wrong_args)
         error = _refusal(_begin, wrong, OptimizerSettings(name="sgd"))
@@ -229,9 +224,11 @@ class BackendContract:
         assert f"{len(_CLASSES)} outputs" in error.mend
 
 
-def _begin(case: Case, optimizer: OptimizerSettings, seed: int = 0) -> tuple[Backend, State]:
+def _begin(
+    case: Case, optimizer: OptimizerSettings, seed: int = 0, *, loss: OwnLoss | None = None
+) -> tuple[Backend, State]:
     backend = open_backend(case.backend)
-    return backend, _begin_with(backend, case, optimizer, seed)
+    return backend, _begin_with(backend, case, optimizer, seed, loss=loss)
 
 
 def _begin_with(
@@ -240,11 +237,12 @@ def _begin_with(
     optimizer: OptimizerSettings,
     seed: int,
     input: ImageInput | None = None,  # noqa: A002
+    loss: OwnLoss | None = None,
 ) -> State:
     backend.seed(seed)
     root = Path(case.root)
     model = build_model(root, case.build, case.args, case.signature, case.task, seed=seed)
-    return backend.begin(model, case.task, optimizer, case.signature, input)
+    return backend.begin(model, case.task, optimizer, case.signature, input, loss)
 
 
 def _samples(case: Case, seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from modelyard.backends.base import (
     Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.jax_loss import JaxOps, differentiate
 from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
 from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
-from modelyard.backends.jax_step import JaxOps, Programs, compile_programs, seed_words
+from modelyard.backends.jax_step import Programs, compile_programs, seed_words
 from modelyard.backends.jax_update import State as OptimizerState
 from modelyard.backends.jax_update import begin_state, make_update
 from modelyard.backends.jax_workers import (
@@ -40,7 +41,7 @@ from modelyard.spec.errors import TrainingError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
-from modelyard.tasks import open_task
+from modelyard.tasks.own_loss import OwnLoss
 
 _ALONE = World(rank=0, size=1, rendezvous="")
 _MOST_TENSORS, _MOST_VALUES = 128, 4096
@@ -97,10 +98,11 @@ class Jax(Backend):
         optimizer: OptimizerSettings,
         signature: Signature,
         input: NaturalInput | None = None,  # noqa: A002
+        loss: OwnLoss | None = None,
     ) -> JaxState:
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         execution = self._execution(optimizer.execution)
-        opened, update = open_task(task), make_update(optimizer)
+        opened, update = self.opened(task, loss), make_update(optimizer)
         found = functional(model, self._key())
         check_model(found, opened.output_size, signature)
         parameters, kept = self._equal(found.parameters), self._equal(found.kept)
@@ -151,6 +153,11 @@ class Jax(Backend):
             return np.array(found[:count])
         except (RuntimeError, MemoryError) as error:
             raise explain(error, self._world, self._place()) from error
+
+    def differentiate(
+        self, function: Callable[..., Any], outputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        return differentiate(function, outputs, _narrow(targets))
 
     def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         total = np.array(values, dtype=np.float64)
@@ -264,11 +271,26 @@ class Jax(Backend):
                 'the jax backend has no train.parallel = "shard"',
                 'use parallel = "replicate": each worker keeps all weights',
             )
+        if wanted.linear == "onednn":
+            raise TrainingError(
+                'the jax backend has no train.linear = "onednn": XLA chooses',
+                'set train.linear = "auto"',
+            )
+        if wanted.channels_last is True:
+            raise TrainingError(
+                "the jax backend has no train.channels_last: XLA lays arrays out as it likes",
+                'set train.channels_last = "auto"',
+            )
         precision = wanted.precision
         if precision == "auto":
             precision = "float32" if self._place().platform == "cpu" else "bfloat16"
         return replace(
-            wanted, precision=precision, compile=True, channels_last=False, parallel="replicate"
+            wanted,
+            precision=precision,
+            compile=True,
+            channels_last=False,
+            linear="blas",
+            parallel="replicate",
         )
 
     def _key(self) -> jax.Array:

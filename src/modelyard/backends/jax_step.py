@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modelyard.backends.jax_loss import JaxOps
 from modelyard.backends.jax_model import Arrays, Functional
 from modelyard.backends.jax_update import State, Update
 from modelyard.spec.signature import ImageInput, NaturalInput
@@ -21,20 +22,6 @@ from modelyard.tasks.base import Task
 
 Answers = tuple[jax.Array, ...]
 """Targets; of blends also the other targets and the weights."""
-
-
-class JaxOps:
-    """The maths of losses, on JAX arrays."""
-
-    log_softmax = staticmethod(lambda x: jax.nn.log_softmax(x, axis=-1))
-    log_sigmoid = staticmethod(jax.nn.log_sigmoid)
-    square = staticmethod(jnp.square)
-    mean_last = staticmethod(lambda x: jnp.mean(x, axis=-1))
-    reshape = staticmethod(jnp.reshape)
-
-    @staticmethod
-    def take(x: jax.Array, index: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -139,9 +126,9 @@ def _loss_of(
             parameters, finished = [_halved(p) for p in parameters], _halved(finished)
         outputs, after = model.forward(parameters, kept, finished, key)
         outputs = outputs.astype(jnp.float32)
-        losses = task.loss(JaxOps, outputs, answers[0])
+        losses = task.losses(JaxOps, outputs, answers[0])
         if len(answers) > 1:  # of a blend of two, each label's loss by its share
-            others = task.loss(JaxOps, outputs, answers[1])
+            others = task.losses(JaxOps, outputs, answers[1])
             losses = others + answers[2] * (losses - others)
         # What is kept stays in the precision it has.
         after = [new.astype(old.dtype) for new, old in zip(after, kept, strict=True)]

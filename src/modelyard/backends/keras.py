@@ -8,7 +8,7 @@ so that several processes are the same for all three. docs/decisions/0014 says w
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from modelyard.backends.exchange import Exchange, meet
 from modelyard.backends.keras_execution import (
     choose_device,
     computing,
+    differentiate,
     explain,
     machine_memory,
     settle,
@@ -53,6 +54,7 @@ from modelyard.backends.keras_state import as_array, restore_state, snapshot_sta
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
+from modelyard.tasks.own_loss import OwnLoss
 
 _ALONE = World(rank=0, size=1, rendezvous="")
 
@@ -102,9 +104,11 @@ class Keras(Backend):
         optimizer: OptimizerSettings,
         signature: Signature,
         input: NaturalInput | None = None,  # noqa: A002
+        loss: OwnLoss | None = None,
     ) -> KerasState:
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
-        subject = subject_of(model, task, optimizer, signature, input)
+        opened = self.opened(task, loss)
+        subject = subject_of(model, opened, optimizer, signature, input)
         for variable in subject.names.values():
             self._make_equal(variable)
         execution, program, notes = settle(subject, optimizer.execution, self._world, self.reduce)
@@ -156,6 +160,11 @@ class Keras(Backend):
         with explain(self._world, self._device), _float32(state):
             found: NDArray[np.float32] = state.program.outputs(inputs)
         return found
+
+    def differentiate(
+        self, function: Callable[..., Any], outputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        return differentiate(function, outputs, targets)
 
     def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         total = np.array(values, dtype=np.float64)

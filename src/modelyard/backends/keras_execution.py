@@ -59,11 +59,21 @@ def computing(world: World, threads: int) -> AbstractContextManager[object]:
     return inside
 
 
+def differentiate(
+    function: Callable[..., Any], outputs: NDArray[Any], targets: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """``function(outputs, targets)`` in what Keras stands on, and the slope of its sum by the outputs."""
+    module: Any = importlib.import_module(PROGRAMS[framework()])
+    found: tuple[NDArray[Any], NDArray[Any] | None]
+    found = module.differentiate(function, outputs, targets)
+    return found
+
+
 def settle(
     subject: Subject, wanted: Execution, world: World, reduce: Reduce
 ) -> tuple[Execution, Any, tuple[str, ...]]:
     """``wanted`` without any ``"auto"``, the program that computes so, and what people should know of it."""
-    _check(wanted, world)
+    _check(wanted, world, channels_last=subject.channels_last)
     module: Any = importlib.import_module(PROGRAMS[framework()])
     make, notes = module.Program, [f"Keras stands on {framework()}"]
     chosen = replace(
@@ -89,7 +99,7 @@ def settle(
     return chosen, make(subject, compiled=chosen.compile is True), tuple(notes)
 
 
-def _check(wanted: Execution, world: World) -> None:
+def _check(wanted: Execution, world: World, *, channels_last: bool) -> None:
     if wanted.precision == "float16":
         raise TrainingError(
             'the keras backend has no train.precision = "float16"', 'use "bfloat16" or "float32"'
@@ -102,6 +112,12 @@ def _check(wanted: Execution, world: World) -> None:
     if wanted.linear == "onednn":
         raise TrainingError(
             'the keras backend has no train.linear = "onednn"', 'set train.linear = "auto"'
+        )
+    if isinstance(wanted.channels_last, bool) and wanted.channels_last != channels_last:
+        raise TrainingError(
+            "the keras backend has no train.channels_last: the model's keras.Input says its order, "
+            f"which is channels {'last' if channels_last else 'first'}",
+            'set train.channels_last = "auto"',
         )
     if wanted.compile is True and framework() == "torch":
         raise TrainingError(

@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +206,23 @@ class Program:
             )
         ]
         return [weight for weight, _ in made], [held for _, held in made], norm
+
+
+def differentiate(
+    function: Callable[..., Any], outputs: Array, targets: Array
+) -> tuple[Array, Array | None]:
+    """``function(outputs, targets)``, and the slope of its sum by the outputs, if it has one."""
+    (_, found), slopes = _compiled(function)(jnp.asarray(outputs), jnp.asarray(targets))
+    return np.asarray(found), np.asarray(slopes)
+
+
+@lru_cache(maxsize=8)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Once for each function and shape, as an evaluation asks for it batch by batch."""
+
+    def summed(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        found = jnp.asarray(function(outputs, targets))
+        return found.sum(), found
+
+    program: Callable[..., Any] = jax.jit(jax.value_and_grad(summed, has_aux=True))
+    return program

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from modelyard.backends.base import OptimizerSettings
 from modelyard.backends.keras_optimizer import Rule, choose_rule, decay_of
 from modelyard.spec.errors import ModelError
-from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
-from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
 
 Tensor = Any
@@ -30,12 +28,20 @@ class KerasOps:
     log_softmax = staticmethod(lambda x: ops.log_softmax(x, axis=-1))
     log_sigmoid = staticmethod(ops.log_sigmoid)
     square = staticmethod(ops.square)
+    exp = staticmethod(ops.exp)
+    absolute = staticmethod(ops.absolute)
+    power = staticmethod(ops.power)
+    minimum = staticmethod(ops.minimum)
     mean_last = staticmethod(lambda x: ops.mean(x, axis=-1))
     reshape = staticmethod(ops.reshape)
 
     @staticmethod
     def take(x: Tensor, index: Tensor) -> Tensor:
         return ops.squeeze(ops.take_along_axis(x, ops.expand_dims(index, -1), axis=-1), -1)
+
+    @staticmethod
+    def lookup(values: Sequence[float], index: Tensor) -> Tensor:
+        return ops.take(ops.convert_to_tensor(values, "float32"), index, axis=0)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,9 @@ class Subject:
     def loss(self, outputs: Tensor, answers: Sequence[Tensor], size: Tensor) -> Tensor:
         """This worker's part of the global mean loss; what layers add to it counts by share."""
         outputs = ops.cast(outputs, "float32")
-        losses = self.task.loss(KerasOps(), outputs, answers[0])
+        losses = self.task.losses(KerasOps(), outputs, answers[0])
         if len(answers) > 1:  # of a blend of two, each label's loss by its share
-            others = self.task.loss(KerasOps(), outputs, answers[1])
+            others = self.task.losses(KerasOps(), outputs, answers[1])
             losses = others + (losses - others) * answers[2]
         return ops.sum(losses) / size
 
@@ -105,14 +111,13 @@ def tried(
 
 def subject_of(
     model: Any,
-    task: TaskSpec,
+    task: Task,
     settings: OptimizerSettings,
     signature: Signature,
     spec: NaturalInput | None,
 ) -> Subject:
     """Raises ModelError for a model that does not fit, TrainingError for an unknown optimizer."""
-    opened = open_task(task)
-    shape, last = tried(model, signature, opened.output_size)
+    shape, last = tried(model, signature, task.output_size)
     dtype = signature.inputs[0].dtype
     trainable, names = tuple(model.trainable_variables), names_of(model)
     if not trainable:
@@ -129,7 +134,7 @@ def subject_of(
     others = tuple(v for v in names.values() if id(v) not in known | frozen)
     return Subject(
         model=model,
-        task=opened,
+        task=task,
         rule=choose_rule(settings),
         trainable=trainable,
         decays=tuple(decay_of(settings, tuple(v.shape)) for v in trainable),

@@ -1,7 +1,7 @@
 """A Keras model's step as TensorFlow graphs, which change the model's own variables."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +211,16 @@ class Program:
 def len_of(inputs: Tensor) -> Tensor:
     """Samples in a batch, known when the graph is made or not."""
     return inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
+
+
+def differentiate(
+    function: Callable[..., Any], outputs: Array, targets: Array
+) -> tuple[Array, Array | None]:
+    """``function(outputs, targets)``, and the slope of its sum by the outputs, if it has one."""
+    watched = tf.constant(outputs)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(watched)
+        found = tf.convert_to_tensor(function(watched, tf.constant(targets)))
+        total = tf.reduce_sum(found)
+    slopes = tape.gradient(total, watched)
+    return found.numpy(), None if slopes is None else tf.convert_to_tensor(slopes).numpy()

@@ -1,7 +1,7 @@
 """A Keras model's step on PyTorch, which changes the model's own parameters."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,16 @@ class Program:
         if not (array.flags.writeable and array.flags.c_contiguous):
             array = np.array(array, order="C")
         return torch.from_numpy(array).to(self._variables[0].device)
+
+
+def differentiate(
+    function: Callable[..., Any], outputs: Array, targets: Array
+) -> tuple[Array, Array | None]:
+    """``function(outputs, targets)``, and the slope of its sum by the outputs, if it has one."""
+    with torch.enable_grad():
+        watched = torch.from_numpy(np.array(outputs)).requires_grad_()
+        found = torch.as_tensor(function(watched, torch.from_numpy(np.array(targets))))
+        slopes = None
+        if found.requires_grad:
+            (slopes,) = torch.autograd.grad(found.sum(), watched, allow_unused=True)
+    return found.detach().numpy(), None if slopes is None else slopes.numpy()

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from modelyard.backends.base import (
 from modelyard.backends.pytorch_begin import TorchState, begin_training
 from modelyard.backends.pytorch_errors import explain, is_out_of_memory
 from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
+from modelyard.backends.pytorch_loss import TorchOps, differentiate
 from modelyard.backends.pytorch_parallel import Alone
 from modelyard.backends.pytorch_start import put_weights, weights_of
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
@@ -37,25 +38,10 @@ from modelyard.spec.errors import ModelError, YardError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
+from modelyard.tasks.own_loss import OwnLoss
 
 _ALONE = World(rank=0, size=1, rendezvous="")
 Tensors = tuple[torch.Tensor, ...]
-
-
-class TorchOps:
-    """The maths of losses, on torch tensors."""
-
-    log_softmax = staticmethod(lambda x: torch.log_softmax(x, dim=-1))
-    log_sigmoid = staticmethod(nn.functional.logsigmoid)
-    square = staticmethod(torch.square)
-    mean_last = staticmethod(lambda x: x.mean(dim=-1))
-    reshape = staticmethod(torch.reshape)
-
-    @staticmethod
-    def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        if x.ndim == 2:  # the same numbers, forward and backward, by fewer and quicker kernels
-            return -nn.functional.nll_loss(x, index, reduction="none")
-        return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
 class PyTorch(Backend):
@@ -95,12 +81,14 @@ class PyTorch(Backend):
         optimizer: OptimizerSettings,
         signature: Signature,
         input: NaturalInput | None = None,  # noqa: A002
+        loss: OwnLoss | None = None,
     ) -> TorchState:
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
+        opened = self.opened(task, loss)
         try:
             state = begin_training(
                 model,
-                task,
+                opened,
                 optimizer,
                 signature,
                 input,
@@ -152,6 +140,11 @@ class PyTorch(Backend):
             raise self._explain(error) from error
         finally:
             state.model.train()
+
+    def differentiate(
+        self, function: Callable[..., Any], outputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        return differentiate(function, self._tensor(outputs), self._tensor(targets))
 
     def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         total = np.array(values, dtype=np.float64)
@@ -315,9 +308,9 @@ class PyTorch(Backend):
     def _of_outputs(
         self, state: TorchState, outputs: torch.Tensor, answers: Tensors, size: int
     ) -> torch.Tensor:
-        losses: torch.Tensor = state.task.loss(self.ops, outputs, answers[0])
+        losses: torch.Tensor = state.task.losses(self.ops, outputs, answers[0])
         if len(answers) > 1:  # of a blend of two, each label's loss by its share
-            others = state.task.loss(self.ops, outputs, answers[1])
+            others = state.task.losses(self.ops, outputs, answers[1])
             losses = torch.lerp(others, losses, answers[2])
         return losses.sum() / size
 

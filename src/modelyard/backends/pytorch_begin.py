@@ -23,10 +23,8 @@ from modelyard.backends.pytorch_precision import (
 from modelyard.backends.pytorch_recorded import Recorded, recordable
 from modelyard.backends.pytorch_tune import Reduce, Subject, compiled, settle, warm_up
 from modelyard.spec.errors import ModelError
-from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
 from modelyard.spec.work import World
-from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
 
 
@@ -59,7 +57,8 @@ class TorchState:
 
     def __post_init__(self) -> None:
         self.kernels = OneDNN() if self.execution.linear == "onednn" else nullcontext()
-        alike = self.call is self.model and recordable(self.model, self.parameters, self.execution)
+        plain = self.call is self.model and self.task.own_loss is None
+        alike = plain and recordable(self.model, self.parameters, self.execution)
         self.recorded = Recorded(self.model, self.parameters) if alike else None
 
     @property
@@ -69,7 +68,7 @@ class TorchState:
 
 def begin_training(
     model: object,
-    task: TaskSpec,
+    task: Task,
     settings: OptimizerSettings,
     signature: Signature,
     spec: NaturalInput | None,
@@ -84,13 +83,13 @@ def begin_training(
             f"the model's function returned a {type(model).__qualname__}, not a torch.nn.Module",
             "return the model itself",
         )
-    opened, wanted = open_task(task), settings.execution
+    wanted = settings.execution
     check_precision(wanted, device)
     if world.size == 1:  # there is nobody to share slices with
         wanted = replace(wanted, parallel="replicate")
     model = model.to(device)
     call, notes = take_in(model)
-    unused = check_model(model, call, opened.output_size, signature, device)
+    unused = check_model(model, call, task.output_size, signature, device)
     if world.size > 1:
         make_equal(model)
     shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
@@ -119,7 +118,7 @@ def begin_training(
         settings=settings,
         execution=execution,
         precision=precision,
-        task=opened,
+        task=task,
         parameters=parameters,
         notes=(*notes, *measured),
         finish=_finish(spec, device),

@@ -140,7 +140,8 @@ def _leaner(graph: fx.Graph, held: Sequence[torch.Tensor]) -> Callable[..., Any]
         if node not in fixed:
             new[node] = lean.node_copy(node, lambda other: new[other])
             new[node].target = _QUICK.get(node.target, node.target)
-    run = fx.GraphModule(nn.Module(), lean).forward
+    root = graph.owning_module or nn.Module()  # has the constants: factors of classes
+    run = fx.GraphModule(root, lean).forward
     return lambda *given: run(*values, *given)
 
 

@@ -21,13 +21,15 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from modelyard import __version__
-from modelyard.backends import BUILT_IN_MODELS, recognise
+from modelyard.backends import BUILT_IN_MODELS, EXTRAS, recognise
 from modelyard.backends.imports import local_files, local_names
-from modelyard.spec.errors import ModelError, nearest
+from modelyard.spec.errors import MissingExtraError, ModelError, nearest
+from modelyard.spec.losses import is_own, metric_name
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import Signature
 from modelyard.store.files import digest_bytes, digest_file
 from modelyard.tasks import open_task
+from modelyard.tasks.own_loss import OwnLoss
 
 
 def build_model(
@@ -64,26 +66,77 @@ def build_model(
         return _call(function, build, args, offered, root)
 
 
-def code_digest(root: Path, build: str) -> str:
+def code_digest(root: Path, build: str, *more: str) -> str:
     """``sha256:…`` over the source of the model's module and of every project module it imports.
 
-    Imports are read from the text, so nothing is run; an import made from a computed name is not
-    seen. Dates of files do not matter. A built-in's digest is its name and Modelyard's version.
+    ``more`` are other functions that shape a training: a loss, metrics. Imports are read from the
+    text, so nothing is run; an import made from a computed name is not seen. Dates of files do not
+    matter. A built-in's digest is its name and Modelyard's version.
     """
-    if build in BUILT_IN_MODELS:
+    if build in BUILT_IN_MODELS and not more:
         return digest_bytes(f"{build} {__version__}".encode())
-    name = build.partition(":")[2]
-    files = [f"{file} {digest_file(path)}" for file, path in code_files(root, build).items()]
-    return digest_bytes("\n".join([name, *files]).encode())
+    name = f"{build} {__version__}" if build in BUILT_IN_MODELS else build.partition(":")[2]
+    found = code_files(root, build, *more)
+    files = [f"{file} {digest_file(path)}" for file, path in found.items()]
+    return digest_bytes("\n".join([name, *more, *files]).encode())
 
 
-def code_files(root: Path, build: str) -> dict[str, Path]:
-    """The files that ``code_digest`` reads, by their names relative to ``root``; none for a built-in."""
-    if build in BUILT_IN_MODELS:
-        return {}
-    top = root.resolve()
-    found = sorted(local_files(top, _locate(root, build)[0]))
-    return {path.relative_to(top).as_posix(): path for path in found}
+def code_files(root: Path, build: str, *more: str) -> dict[str, Path]:
+    """The files that ``code_digest`` reads, by their names relative to ``root``; a built-in has none."""
+    top, found = root.resolve(), set[Path]()
+    if build not in BUILT_IN_MODELS:
+        found |= local_files(top, _locate(root, build)[0])
+    for named in more:
+        found |= local_files(top, _file_of(root, named, "task"))
+    return {path.relative_to(top).as_posix(): path for path in sorted(found)}
+
+
+def own_loss(root: Path, task: TaskSpec) -> OwnLoss | None:
+    """The function of the project in ``root`` that ``task.loss`` names; None for a built-in loss.
+
+    Raises ModelError where it is not there, or takes neither ``(ops, outputs, targets)`` nor
+    ``(outputs, targets)``.
+    """
+    if not is_own(task.loss):
+        return None
+    function = _found(root, task.loss, "task.loss")
+    place, count = _defined_at(function), _required(function)
+    if count not in (2, 3):
+        raise ModelError(
+            f"task.loss = {task.loss!r} ({place}) needs {count} arguments",
+            "let it take (ops, outputs, targets), or (outputs, targets) in your framework's tensors",
+        )
+    return OwnLoss(name=task.loss, function=function, over_ops=count == 3, place=place)
+
+
+def own_metrics(root: Path, task: TaskSpec) -> dict[str, Callable[..., object]]:
+    """The functions that ``task.metrics`` names, by their names. Raises ModelError as ``own_loss`` does."""
+    found = {}
+    for named in task.metrics:
+        function = _found(root, named, "task.metrics")
+        if (count := _required(function)) != 2:
+            raise ModelError(
+                f"task.metrics has {named!r} ({_defined_at(function)}), which needs {count} arguments",
+                "let it take (outputs, targets), NumPy arrays of the whole split",
+            )
+        found[metric_name(named)] = function
+    return found
+
+
+def _found(root: Path, named: str, field: str) -> Callable[..., object]:
+    file = _file_of(root, named, field)
+    with _project_modules(root):
+        module = _import(named.partition(":")[0], file, root)
+        return _function(module, named.partition(":")[2], named, file, field)
+
+
+def _required(function: Callable[..., object]) -> int:
+    """Arguments without a default that are given by their place."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
 
 
 def framework_of(
@@ -106,16 +159,24 @@ def _locate(root: Path, build: str) -> tuple[Path, str, str]:
             f"model.build = {build!r} is neither a built-in model nor module:function{hint}",
             f'write "model:build" for the function build in model.py, or one of: {known}',
         )
+    return _file_of(root, build, "model.build"), module, function
+
+
+def _file_of(root: Path, named: str, field: str) -> Path:
+    """The file of ``module:function``. Raises ModelError naming the ``field`` where there is none."""
+    module, _, function = named.partition(":")
     base = root.resolve().joinpath(*module.split("."))
     for file in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
         if file.is_file():
-            return file, module, function
-    found = sorted(path.stem for path in root.glob("*.py"))
-    close = nearest(module.removesuffix(".py"), found)
+            return file
+    close = nearest(module.removesuffix(".py"), sorted(path.stem for path in root.glob("*.py")))
     hint = f"; did you mean '{close}:{function}'?" if close else ""
+    known = ", ".join(sorted(BUILT_IN_MODELS))
     raise ModelError(
-        f"model.build = {build!r}, but there is no file {base.with_name(f'{base.name}.py')}{hint}",
-        f"make that file, or use a built-in model: {known}",
+        f"{field} = {named!r}, but there is no file {base.with_name(f'{base.name}.py')}{hint}",
+        f"make that file, or use a built-in model: {known}"
+        if field == "model.build"
+        else "make that file",
     )
 
 
@@ -175,6 +236,10 @@ def _import(name: str, file: Path, root: Path) -> ModuleType:
         place = f"{error.filename}:{error.lineno}"
         raise ModelError(f"{place}: {error.msg}", "mend the Python syntax there") from error
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if extra := EXTRAS.get(package):
+            place = _place(error, root, file)
+            raise MissingExtraError(f"{place} needs {package!r}, which is not installed", extra) from error  # fmt: skip
         raise ModelError(
             f"{_place(error, root, file)}: no module named {error.name!r}",
             f"install the package that holds {error.name!r}, or put {error.name}.py beside {file.name}",
@@ -186,7 +251,9 @@ def _import(name: str, file: Path, root: Path) -> ModuleType:
         ) from error
 
 
-def _function(module: ModuleType, name: str, build: str, file: Path) -> Callable[..., object]:
+def _function(
+    module: ModuleType, name: str, build: str, file: Path, field: str = "model.build"
+) -> Callable[..., object]:
     functions = [
         key
         for key, value in vars(module).items()
@@ -196,7 +263,7 @@ def _function(module: ModuleType, name: str, build: str, file: Path) -> Callable
         close = nearest(name, functions)
         hint = f"; did you mean {close!r}?" if close else ""
         raise ModelError(
-            f"model.build = {build!r}, but {file} has no function {name!r}{hint}",
+            f"{field} = {build!r}, but {file} has no function {name!r}{hint}",
             f"it has: {', '.join(functions) or 'no function of its own'}",
         )
     found: Callable[..., object] = getattr(module, name)
@@ -204,8 +271,10 @@ def _function(module: ModuleType, name: str, build: str, file: Path) -> Callable
     if inspect.isroutine(found) or inspect.isclass(found) or isinstance(found, functools.partial):
         return found
     raise ModelError(
-        f"model.build = {build!r}, but {name!r} in {file} is a {type(found).__name__}, not a function",
-        f"write `def build(): return {name}` and name that function",
+        f"{field} = {build!r}, but {name!r} in {file} is a {type(found).__name__}, not a function",
+        f"write `def build(): return {name}` and name that function"
+        if field == "model.build"
+        else "write a function, and name that",
     )
 
 

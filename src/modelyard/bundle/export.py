@@ -44,6 +44,7 @@ from modelyard.bundle.verify import measure_parity, verify
 from modelyard.data.dataset import Split, natural_samples, open_split
 from modelyard.data.preprocess import encode
 from modelyard.spec.errors import ExportError, from_os_error
+from modelyard.spec.losses import own_functions
 from modelyard.spec.records import Bundle, Checkpoint, Dataset, Parity, Run
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
@@ -140,7 +141,9 @@ def _check_inputs(run: Run, dataset: Dataset, root: Path, build: str) -> None:
             "train again with `yard train`",
         )
     trained_code = run.inputs.get("code", "")
-    if trained_code.startswith("sha256:") and trained_code != code_digest(root, build):
+    if trained_code.startswith("sha256:") and trained_code != code_digest(
+        root, build, *own_functions(dataset.task)
+    ):
         raise ExportError(
             f"the code of {build} has changed since run {run.id} was trained",
             "train again with `yard train`, or put the code back as it was",

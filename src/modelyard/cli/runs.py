@@ -99,6 +99,10 @@ def _compare(parsed: argparse.Namespace, store: "Store", words: list[str]) -> in
 
 def _directions(store: "Store", runs: "list[Run]") -> dict[str, bool]:
     """Of each metric, whether more is better, as the task of the first run's data knows."""
+    import json
+
+    from msgspec.structs import replace
+
     from modelyard.data.dataset import RECORD
     from modelyard.spec.errors import UsageError
     from modelyard.spec.records import Dataset
@@ -108,7 +112,9 @@ def _directions(store: "Store", runs: "list[Run]") -> dict[str, bool]:
     dataset = first and store.read_or_none(store.dataset_folder(first.dataset) / RECORD, Dataset)
     if not dataset:
         return {"loss": False}
-    task, known = open_task(dataset.task), {}
+    own = {key: runs[0].inputs.get(f"task.{key}", "[]") for key in ("metrics", "lower_is_better")}
+    spec = replace(dataset.task, **{key: tuple(json.loads(text)) for key, text in own.items()})
+    task, known = open_task(spec), {}
     for name in {name.rpartition("/")[2] for item in runs for name in item.metrics}:
         try:
             known[name] = task.higher_is_better(name)

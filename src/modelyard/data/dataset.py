@@ -19,7 +19,9 @@ from modelyard.data.preprocess import finish
 from modelyard.data.readahead import Readahead, open_readahead
 from modelyard.data.sources import open_source
 from modelyard.data.split import SPLITS
+from modelyard.data.targets import asked_task
 from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_error
+from modelyard.spec.losses import LOSSES
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
 from modelyard.spec.signature import ImageInput, NaturalInput
@@ -46,9 +48,15 @@ def dataset_id(project: Project, store: Store) -> str:
     shape = {
         "preparation": PREPARATION_VERSION,
         "data": project.data.model_dump(mode="json", exclude={"cache_gb"}),
-        "task": project.task.model_dump(mode="json"),
+        "task": _shaping(project),
     }
     return digest_texts([json.dumps(shape, sort_keys=True), *names, *digests, *source.stamps()])
+
+
+def _shaping(project: Project) -> dict[str, Any]:
+    """What of ``[task]`` decides how targets are stored: not the loss, which each training may choose anew."""
+    task = project.task.model_dump(mode="json")
+    return {"type": project.task.type} if project.task.type in LOSSES else task
 
 
 def prepare(
@@ -62,14 +70,29 @@ def prepare(
     identifier = dataset_id(project, store)
     folder = store.dataset_folder(identifier)
     if found := _whole(folder):
-        return found
+        return asked(project, found)
     try:
         # One at a time: whoever waited finds it made.
         with lock(folder.parent / f".{identifier}.lock"):
-            return _whole(folder) or _make(project, store, identifier, say)
+            return asked(project, _whole(folder) or _make(project, store, identifier, say))
     except OSError as error:
         error.filename = error.filename or str(folder)  # a failed write does not say where
         raise from_os_error(error) from error
+
+
+def asked(project: Project, dataset: Dataset) -> Dataset:
+    """``dataset`` with the loss and the metrics that ``project`` asks for: they leave its arrays as they are.
+
+    Raises UsageError, DataError.
+    """
+    if project.task.type not in LOSSES:  # of another package: all of it is in the dataset's id
+        return dataset
+    counts, classes = None, dataset.task.classes
+    if project.task.class_weights == "balanced" and classes:
+        split = open_split(dataset, "train")
+        counts = np.bincount(split.targets[split.positions], minlength=len(classes)).tolist()
+    task = asked_task(project, dataset.task.target, classes, counts)
+    return msgspec.structs.replace(dataset, task=task)
 
 
 def _make(project: Project, store: Store, identifier: str, say: Callable[[str], None]) -> Dataset:

@@ -60,9 +60,9 @@ def make_dataset(
 
     Raises DataError, UsageError, OSError.
     """
-    loss = check_task(project)
+    check_task(project)
     material = open_material(source, project.data, folder)
-    samples = _read(project, loss, source, material, say)
+    samples = _read(project, source, material, say)
     splits = _split(project, samples)
     say("fitting and encoding")
     spec = material.fit(splits["train"])
@@ -82,7 +82,7 @@ def make_dataset(
     return _record(project, identifier, samples, splits, spec, stored, ledger)
 
 
-def _read(project: Project, loss: str, source: Source, material: Material, say: Say) -> Samples:
+def _read(project: Project, source: Source, material: Material, say: Say) -> Samples:
     targets, lost = source.targets(), source.lost()
     readable = np.ones(len(targets), dtype=bool)
     for one in lost:
@@ -98,7 +98,7 @@ def _read(project: Project, loss: str, source: Source, material: Material, say: 
     )
     rows = whole[labelled]
     # Once before reading, so that wrong labels are said at once, and once for what could be read.
-    make_task(project, loss, targets[rows], lambda i: source.name(int(rows[i])))
+    make_task(project, targets[rows], lambda i: source.name(int(rows[i])))
     read = material.read(rows, say)
     lost = tuple(
         sorted(
@@ -108,9 +108,7 @@ def _read(project: Project, loss: str, source: Source, material: Material, say: 
     )
     total = len(rows) + len(targets) - len(whole)
     refuse_too_many(lost, total, project.data.max_unreadable, source.name, _MEND)
-    task, encoded = make_task(
-        project, loss, targets[read.rows], lambda i: source.name(int(read.rows[i]))
-    )
+    task, encoded = make_task(project, targets[read.rows], lambda i: source.name(int(read.rows[i])))
     return Samples(source, read, lost, len(whole) - len(rows), task, encoded)
 
 

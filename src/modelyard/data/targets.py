@@ -1,23 +1,20 @@
 """What is to be predicted: the task's classes or values, found in the targets as they stand."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.sources.base import natural_order
-from modelyard.spec.errors import DataError, UsageError
+from modelyard.spec.errors import DataError, UsageError, nearest
+from modelyard.spec.losses import LOSSES
 from modelyard.spec.project import Project
 from modelyard.spec.records import TaskSpec
+from modelyard.spec.task import faults
 from modelyard.tasks import open_task
 
-LOSSES = {
-    "classification": ("cross-entropy", "binary-cross-entropy"),
-    "regression": ("mean-squared-error",),
-}
-"""The losses of each task; ``auto`` is the first."""
 MAX_CLASSES = 1000
 MIN_SAMPLES = 3
 """Of each class: one for each split."""
@@ -26,20 +23,66 @@ Namer = Callable[[int], str]
 
 
 def check_task(project: Project) -> str:
-    """The loss, with ``auto`` resolved. Raises UsageError where task and loss do not fit."""
-    kind, loss = project.task.type, project.task.loss
-    if kind not in LOSSES:
+    """The loss, with ``auto`` resolved. Raises UsageError where the fields of ``[task]`` do not fit."""
+    task = project.task
+    for field, problem, expected, suggestion in faults(task.model_dump()):
+        hint = f"; did you mean {suggestion!r}?" if suggestion else ""
+        raise UsageError(f"task.{field}: {problem}{hint}", f"use {expected}")
+    if task.type not in LOSSES:
         # A third party's task: its own constructor judges the loss.
-        open_task(TaskSpec(type=kind, target=project.data.target, loss=loss))
-        return loss
-    if loss == "auto":
-        return LOSSES[kind][0]
-    if loss not in LOSSES[kind]:
-        raise UsageError(
-            f"task.loss = {loss!r} does not fit task.type = {kind!r}",
-            f'set task.loss = "auto", or one of {", ".join(LOSSES[kind])}',
-        )
-    return loss
+        open_task(TaskSpec(type=task.type, target=project.data.target, loss=task.loss))
+        return task.loss
+    return LOSSES[task.type][0] if task.loss == "auto" else task.loss
+
+
+def asked_task(
+    project: Project, target: str, classes: Sequence[str], counts: Sequence[int] | None = None
+) -> TaskSpec:
+    """The task as the project asks it today, of data with these ``classes``.
+
+    ``counts`` are the training split's samples of each class; without them "balanced" weights are left
+    out. Raises UsageError, and DataError where something does not fit the classes.
+    """
+    task = project.task
+    spec = TaskSpec(
+        type=task.type,
+        target=target,
+        loss=check_task(project),
+        classes=tuple(classes),
+        label_smoothing=task.label_smoothing,
+        focal_gamma=task.focal_gamma,
+        huber_delta=task.huber_delta,
+        class_weights=_class_weights(task.class_weights, classes, counts),
+        metrics=tuple(task.metrics),
+        lower_is_better=tuple(task.lower_is_better),
+    )
+    open_task(spec)  # judges what only it can know
+    return spec
+
+
+def _class_weights(
+    asked: str | Mapping[str, float], classes: Sequence[str], counts: Sequence[int] | None
+) -> tuple[float, ...]:
+    """One a class, or none. Balanced: n / (k n_c), whose mean over the n samples of k classes is 1.
+
+    King & Zeng 2001, *Logistic Regression in Rare Events Data*, section 4.2, with every class as frequent.
+    """
+    if isinstance(asked, str):
+        if asked != "balanced" or counts is None:
+            return ()
+        present = sum(count > 0 for count in counts)
+        return tuple(sum(counts) / (present * count) if count else 0.0 for count in counts)
+    for name in asked:
+        if name not in classes:
+            close = nearest(name, classes)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise DataError(
+                f"task.class_weights: {name!r} is not one of the classes{hint}",
+                f"the classes are {', '.join(classes)}",
+            )
+    if asked and not any(asked.get(name, 1.0) for name in classes):
+        raise DataError("task.class_weights: every class counts nothing", "give one of them more")
+    return tuple(asked.get(name, 1.0) for name in classes) if asked else ()
 
 
 def labelled_rows(
@@ -60,20 +103,21 @@ def labelled_rows(
 
 
 def make_task(
-    project: Project, loss: str, targets: NDArray[Any], name: Namer
+    project: Project, targets: NDArray[Any], name: Namer
 ) -> tuple[TaskSpec, NDArray[Any]]:
     """The task with its classes, and the encoded targets: int64 or float32 (n,).
 
     ``targets`` (n,) has no missing ones; ``name`` tells where target i stands. Raises DataError.
     """
-    spec = TaskSpec(type=project.task.type, target=project.data.target, loss=loss)
+    kind, column = project.task.type, project.data.target
     values: Sequence[Any] = targets.tolist()
-    if spec.type == "classification":
+    if kind == "classification":
         labels = [class_name(value) for value in values]
         classes = _classes(labels, tabular=project.data.source != "images")
-        spec = TaskSpec(type=spec.type, target=spec.target, loss=loss, classes=classes)
+        spec = asked_task(project, column, classes)
         return spec, open_task(spec).encode(labels)
     _check_numbers(values, name)
+    spec = asked_task(project, column, ())
     return spec, open_task(spec).encode(values)
 
 

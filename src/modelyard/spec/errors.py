@@ -3,6 +3,7 @@
 YardError
 ├── ProjectError            the project file or an override is wrong          exit code 2
 ├── UsageError              the command was called in a way it cannot answer   exit code 2
+│   └── UnknownMetric           a task has no metric of that name
 ├── DataError               the data cannot be read or does not fit the task
 ├── ModelError              the user's model cannot be built or does not fit the task
 ├── TrainingError           training ended without a result
@@ -81,6 +82,17 @@ class UsageError(YardError):
     exit_code = 2
 
 
+class UnknownMetric(UsageError):
+    """A task has no metric of that name."""
+
+    def __init__(self, task: str, metric: str, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+        self.suggestion = nearest(metric, self.known)
+        self.problem = f"{metric!r} is not a metric of this {task}"
+        hint = f"; did you mean {self.suggestion!r}?" if self.suggestion else ""
+        super().__init__(self.problem + hint, f"use one of: {', '.join(self.known)}")
+
+
 class DataError(YardError):
     """The data cannot be read or does not fit the task."""
 
@@ -141,11 +153,12 @@ class MissingExtraError(YardError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like ``word``, or an empty string where none is close."""
-    matches = difflib.get_close_matches(
-        word.lower(), {c.lower(): c for c in choices}, n=1, cutoff=0.55
-    )
-    return next((c for c in choices if c.lower() == matches[0]), "") if matches else ""
+    """The choice most like ``word``, or one that it abbreviates; an empty string where none is close."""
+    known = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.55)
+    if not matches and len(word) > 1:
+        matches = [choice for choice in known if choice.startswith(word.lower())]
+    return known[matches[0]] if matches else ""
 
 
 def from_os_error(error: OSError) -> YardError:

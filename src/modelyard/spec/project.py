@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from modelyard.spec.section import Fraction, Section
+from modelyard.spec.task import TaskSection
 from modelyard.spec.training import TrainSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -80,14 +81,6 @@ class DataSection(Section):
     )
     missing_target: Literal["error", "drop"] = Field(
         "error", description="Tables: what to do with rows without a label."
-    )
-
-
-class TaskSection(Section):
-    type: str = Field("classification", description='"classification" or "regression".')
-    loss: Literal["auto", "cross-entropy", "binary-cross-entropy", "mean-squared-error"] = Field(
-        "auto",
-        description="auto: cross-entropy for classification, mean-squared-error for regression.",
     )
 
 

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
 from modelyard.spec.optimizer_checks import optimizer_mistakes
+from modelyard.spec.other_names import other_name
 from modelyard.spec.project import Project, ProjectFile
 from modelyard.spec.section import Section
+from modelyard.spec.task_checks import task_mistakes
 from modelyard.spec.training import TrainSection
 from modelyard.spec.urls import CREDENTIALS, is_url, local_path, secret_in
 
@@ -245,7 +247,7 @@ def _explain(merged: _Merged, item: Any) -> Mistake:
             where,
             f"{shown} is not possible",
             " or ".join(map(repr, words)),
-            nearest(str(value), words),
+            other_name(str(value), words) or nearest(str(value), words),
         )
     message = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if kind == "string_pattern_mismatch":
@@ -312,6 +314,7 @@ def _cross_checks(
             "train.price_per_worker_hour beside it, e.g. 2.50",
         )
     yield from optimizer_mistakes(merged.get, merged.mistake)
+    yield from task_mistakes(merged.get, merged.mistake, root)
     yield from _paths(merged, root)
 
 

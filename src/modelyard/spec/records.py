@@ -17,9 +17,18 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     """``classification`` or ``regression``: a name of the tasks' table."""
     target: str
     loss: str
-    """``cross-entropy``, ``binary-cross-entropy`` or ``mean-squared-error``."""
+    """``cross-entropy``, ``huber``, … (``spec.task.LOSSES``), or the user's own: ``module:function``."""
     classes: tuple[str, ...] = ()
     """Class names in the order of the model's outputs; empty for regression."""
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+    huber_delta: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    """Factor of the losses of each class, in the order of ``classes``; empty: all count alike."""
+    metrics: tuple[str, ...] = ()
+    """The user's own, ``module:function``; known by the function's name."""
+    lower_is_better: tuple[str, ...] = ()
+    """Names of those of ``metrics`` for which lower is better."""
 
 
 class Finding(Record, frozen=True, kw_only=True):

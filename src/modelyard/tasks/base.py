@@ -9,13 +9,17 @@ an evaluation gives the same numbers whatever the number of workers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.spec.errors import UnknownMetric
+from modelyard.spec.losses import is_own, metric_name
 from modelyard.spec.records import TaskSpec
+from modelyard.tasks.numpy_ops import NumpyOps
+from modelyard.tasks.own_loss import OwnLoss
 
 Tensor = Any
 """A tensor of whichever framework trains."""
@@ -30,7 +34,18 @@ class Ops(Protocol):
         """``x[i, index[i]]`` for every row i: (n, k), (n,) -> (n,)."""
         ...
 
+    def lookup(self, values: Sequence[float], index: Tensor) -> Tensor:
+        """``values[index[i]]`` for every i, float32: k numbers, (n,) -> (n,)."""
+        ...
+
     def square(self, x: Tensor) -> Tensor: ...
+    def exp(self, x: Tensor) -> Tensor: ...
+    def absolute(self, x: Tensor) -> Tensor: ...
+    def power(self, x: Tensor, exponent: float) -> Tensor:
+        """``x ** exponent``, for x > 0."""
+        ...
+
+    def minimum(self, x: Tensor, limit: float) -> Tensor: ...
     def mean_last(self, x: Tensor) -> Tensor:
         """Mean over the last axis."""
         ...
@@ -42,6 +57,8 @@ class Task(ABC):
     """The contract; one file per task in this folder."""
 
     spec: TaskSpec
+    own_loss: OwnLoss | None = None
+    """The user's, where ``spec.loss`` names one and the task was opened to be trained."""
 
     @property
     @abstractmethod
@@ -58,6 +75,31 @@ class Task(ABC):
     @abstractmethod
     def loss(self, ops: Ops, outputs: Tensor, targets: Tensor) -> Tensor:
         """One loss per sample: (n, output_size), (n,) -> (n,)."""
+
+    def losses(self, ops: Ops, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What is trained, (n,): the user's own loss where there is one, else ``loss``."""
+        if self.own_loss is not None:
+            return self.own_loss(ops, outputs, targets)
+        if is_own(self.spec.loss):
+            raise RuntimeError(f"the task was opened without its loss {self.spec.loss}")
+        return self.loss(ops, outputs, targets)
+
+    def losses_of_arrays(
+        self, outputs: NDArray[np.float32], targets: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """``losses`` in NumPy, (n,) float64: what ``statistics`` adds up as the metric ``loss``."""
+        if self.own_loss is not None:
+            return self.own_loss.of_arrays(NumpyOps(), outputs, targets)
+        found: NDArray[np.float64] = self.loss(NumpyOps(), outputs.astype(np.float64), targets)
+        return found
+
+    def direction(self, metric: str, built_in: Mapping[str, bool]) -> bool:
+        """Whether more of ``metric`` is better: one of ``built_in`` or of the user's own. Raises UnknownMetric."""
+        own = {metric_name(name): True for name in self.spec.metrics}
+        known = {**own, **dict.fromkeys(self.spec.lower_is_better, False), **built_in}
+        if metric not in known:
+            raise UnknownMetric(self.spec.type, metric, known)
+        return known[metric]
 
     @abstractmethod
     def statistics(

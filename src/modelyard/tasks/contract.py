@@ -17,34 +17,7 @@ from numpy.typing import NDArray
 
 from modelyard.spec.errors import DataError, UsageError
 from modelyard.tasks.base import Task
-
-
-class NumpyOps:
-    """The maths of losses in NumPy, float64: what every backend's must agree with."""
-
-    def log_softmax(self, x: NDArray[Any]) -> NDArray[Any]:
-        shifted = x - x.max(axis=-1, keepdims=True)
-        result: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-        return result
-
-    def log_sigmoid(self, x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = -np.logaddexp(0.0, -x)
-        return result
-
-    def take(self, x: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = x[np.arange(len(index)), index]
-        return result
-
-    def square(self, x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = x * x
-        return result
-
-    def mean_last(self, x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = x.mean(axis=-1)
-        return result
-
-    def reshape(self, x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        return x.reshape(shape)
+from modelyard.tasks.numpy_ops import NumpyOps as NumpyOps
 
 
 class TaskContract:
@@ -76,6 +49,15 @@ class TaskContract:
         assert losses.shape == (17,)
         assert np.isfinite(losses).all()
         assert (losses >= 0).all()
+
+    def test_the_loss_can_be_learnt_from(self) -> None:
+        """It changes with the outputs, and by finite amounts."""
+        outputs, targets = self.batch(17)
+        at, aside = outputs.astype(np.float64), np.zeros(outputs.shape)
+        aside[:, 0] = 1e-6
+        upper, lower = (self.task.loss(NumpyOps(), at + d, targets) for d in (aside, -aside))
+        slopes = (upper - lower) / 2e-6
+        assert np.isfinite(slopes).all() and np.abs(slopes).max() > 1e-3
 
     def test_large_outputs_do_not_overflow_the_loss(self) -> None:
         outputs, targets = self.batch(9)

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.spec.errors import DataError, UsageError, nearest
+from modelyard.spec.errors import DataError
 from modelyard.spec.records import TaskSpec
 from modelyard.tasks.base import Ops, Task, Tensor
+from modelyard.tasks.losses import huber
 
 _METRICS = {"loss": False, "rmse": False, "mae": False, "r2": True}
 
 
 class Regression(Task):
-    """Mean squared error on one output; the value is predicted in its own unit."""
+    """Squared, absolute or Huber error on one output; the value is predicted in its own unit."""
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
@@ -39,38 +40,39 @@ class Regression(Task):
         return numbers.astype(np.float32)
 
     def loss(self, ops: Ops, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(z - y)^2, whose mean is the mean squared error (*Deep Learning*, 2016, eq. 5.4)."""
-        return ops.square(ops.reshape(outputs, (-1,)) - targets)
+        """Of the error e = z - y: e^2, whose mean is the mean squared error (*Deep Learning*, 2016, eq. 5.4); |e|; or Huber's."""
+        error = ops.reshape(outputs, (-1,)) - targets
+        if self.spec.loss == "mean-absolute-error":
+            return ops.absolute(error)
+        if self.spec.loss == "huber":
+            return huber(ops, error, self.spec.huber_delta)
+        return ops.square(error)
 
     def statistics(
         self, outputs: NDArray[np.float32], targets: NDArray[Any]
     ) -> NDArray[np.float64]:
-        """``[samples, sum of squared errors, sum of absolute errors, sum of y, sum of y^2]``."""
+        """``[samples, summed loss, sum of squared errors, of absolute errors, of y, of y^2]``."""
         predicted, true = outputs.reshape(-1).astype(np.float64), targets.astype(np.float64)
         error = predicted - true
+        squared, absolute = (error**2).sum(), np.abs(error).sum()
+        summed = self.losses_of_arrays(outputs, targets).sum()
         return np.array(
-            [len(true), (error**2).sum(), np.abs(error).sum(), true.sum(), (true**2).sum()]
+            [len(true), summed, squared, absolute, true.sum(), (true**2).sum()], np.float64
         )
 
     def metrics(self, statistics: NDArray[np.float64]) -> dict[str, float]:
-        samples, squared, absolute, total, total_squared = statistics
+        samples, summed, squared, absolute, total, total_squared = statistics
         samples = max(samples, 1.0)
         spread = total_squared - total**2 / samples
         return {
-            "loss": float(squared / samples),
+            "loss": float(summed / samples),
             "rmse": float(np.sqrt(squared / samples)),
             "mae": float(absolute / samples),
             "r2": float(1 - squared / spread) if spread > 0 else 0.0,
         }
 
     def higher_is_better(self, metric: str) -> bool:
-        if metric not in _METRICS:
-            close = nearest(metric, _METRICS)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise UsageError(
-                f"regression has no metric {metric!r}{hint}", f"it has {', '.join(_METRICS)}"
-            )
-        return _METRICS[metric]
+        return self.direction(metric, _METRICS)
 
     def decode(self, outputs: NDArray[np.float32]) -> list[dict[str, Any]]:
         return [{"value": float(value)} for value in outputs.reshape(-1)]

@@ -9,6 +9,8 @@ from typing import Any
 
 from modelyard import __version__
 from modelyard.backends import BUILT_IN_MODELS, OWNS
+from modelyard.backends.source import code_digest
+from modelyard.spec.losses import own_functions
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
 from modelyard.training.start_weights import find_start
@@ -53,11 +55,17 @@ def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, 
     }
 
 
+def code_of(project: Project) -> str:
+    """Digest of the user's code that shapes the training: the model's, the loss's, the metrics'. Raises ModelError."""
+    return code_digest(project.root, project.model.build, *own_functions(project.task))
+
+
 def is_input(field: str) -> bool:
     """False for a dotted field that cannot change what a training gives."""
-    return field.startswith("model.") or (
-        field.startswith("train.") and field.removeprefix("train.") not in _NO_INPUT
-    )
+    section, _, name = field.partition(".")
+    if section == "task":  # another type would be other data
+        return name not in ("type", "metrics", "lower_is_better")
+    return section == "model" or (section == "train" and name not in _NO_INPUT)
 
 
 def run_id(inputs: dict[str, str]) -> str:

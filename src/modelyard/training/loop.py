@@ -51,6 +51,7 @@ from modelyard.training.guard import Broken, Guard, Guarded
 from modelyard.training.heartbeat import CHECKPOINT, COMPUTE, DATA, EVALUATE, START, Heart, NoHeart
 from modelyard.training.histograms import Sampler
 from modelyard.training.meeting import Meetings, Window
+from modelyard.training.own_metrics import Metrics
 from modelyard.training.saving import Saved, Writer
 from modelyard.training.schedules import is_multiple, learning_rate, next_multiple, step_seed
 from modelyard.training.trace import Tracer
@@ -78,6 +79,8 @@ class Course:
     heart: Heart = field(default_factory=NoHeart)
     begin: Callable[[], State] | None = None
     """Makes the state from which training began, once more."""
+    own_metrics: Metrics = field(default_factory=dict)
+    """The user's."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -312,17 +315,18 @@ def _report(course: Course, clock: Clock, window: Window, progress: Progress) ->
 
 def _judge(course: Course, state: State, progress: Progress) -> Progress:
     """Evaluate, and compare with the best so far. Every worker comes to the same judgement."""
-    statistics = evaluate(
+    statistics, own = evaluate(
         course.backend,
         state,
         course.task,
         course.validation,
         course.world,
         before_batch=partial(course.heart.again, EVALUATE),
+        own=course.own_metrics,
     )
     if not np.isfinite(statistics).all():
         raise Broken("the validation loss", progress.step - 1, progress, batch=False)
-    metrics = course.task.metrics(statistics)
+    metrics = course.task.metrics(statistics) | own
     if course.world.rank == 0:
         course.emit(
             Evaluated(

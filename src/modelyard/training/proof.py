@@ -16,7 +16,6 @@ import msgspec
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from modelyard.backends.source import code_digest
 from modelyard.spec.errors import TrainingError, UsageError
 from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Noticed, Proof, Run, RunStarted
@@ -24,7 +23,7 @@ from modelyard.store import Store, open_store
 from modelyard.store.events import now, read_events
 from modelyard.training import checkpoints
 from modelyard.training.execution import EXECUTION
-from modelyard.training.inputs import inputs_of, run_id
+from modelyard.training.inputs import code_of, inputs_of, run_id
 from modelyard.training.order import EVENTS, PROOF, RUN, Proving, timestamp
 from modelyard.training.reproduce import compare_weights
 from modelyard.training.train import train
@@ -193,7 +192,7 @@ class _Rehearsals:
             section = project.train.model_copy(update={"workers": workers})
             project = project.model_copy(update={"train": section})
         if like is not None:
-            code = code_digest(project.root, project.model.build)
+            code = code_of(project)
             folder = store.run_folder(run_id(inputs_of(project, self._dataset, code)))
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(like.folder) / EXECUTION, folder / EXECUTION)
@@ -251,7 +250,7 @@ def _gap(first: dict[int, Taken], second: dict[int, Taken]) -> float:
 
 def _stamp(project: Project, dataset: Dataset, store: Store, proof: Proof) -> None:
     """Beside the run, where a training that is yet to come finds it, and on the record that is there."""
-    inputs = inputs_of(project, dataset, code_digest(project.root, project.model.build))
+    inputs = inputs_of(project, dataset, code_of(project))
     folder = store.run_folder(run_id(inputs))
     store.write(folder / PROOF, proof)
     run = store.read_or_none(folder / RUN, Run)

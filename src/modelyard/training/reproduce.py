@@ -14,15 +14,17 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from modelyard.backends.source import code_digest, code_files
+from modelyard.backends.source import code_files
 from modelyard.data.dataset import RECORD, prepare
 from modelyard.spec.errors import DataError, ModelError, NotFoundError, UsageError
+from modelyard.spec.losses import own_functions
 from modelyard.spec.project import ModelSection, Project, StoreSection
 from modelyard.spec.records import AnyEvent, Dataset, Record, Run
 from modelyard.store import Store, open_store
 from modelyard.store.files import digest_file
 from modelyard.training import checkpoints
 from modelyard.training.budget import ENDINGS
+from modelyard.training.inputs import code_of
 from modelyard.training.start_weights import as_path, find_start
 from modelyard.training.surroundings import CODE, kept_project, machine, versions
 from modelyard.training.train import train
@@ -70,7 +72,7 @@ def reproduce(
         )
     code = Path(run.folder) / CODE if kept_code else root
     project = _limited(kept_project(run, code), run)
-    _check_code(run, code, project.model.build)
+    _check_code(run, project)
     project = project.model_copy(update={"store": _at(store), "model": _model(run, root, store)})
     dataset = _dataset(run, store, kept_project(run, root))
     best = checkpoints.verified(checkpoints.folder_of(Path(run.folder), run.best.step))
@@ -172,12 +174,13 @@ def _at(store: Store) -> StoreSection:
     return StoreSection(url=str(store.root.resolve()))
 
 
-def _check_code(run: Run, root: Path, build: str) -> None:
-    recorded = run.inputs.get("code", "")
+def _check_code(run: Run, project: Project) -> None:
+    recorded, build = run.inputs.get("code", ""), project.model.build
     try:
-        if code_digest(root, build) == recorded:
+        if code_of(project) == recorded:
             return
-        now = {name: digest_file(path) for name, path in code_files(root, build).items()}
+        files = code_files(project.root, build, *own_functions(project.task))
+        now = {name: digest_file(path) for name, path in files.items()}
     except ModelError:  # the file itself is gone
         now = {}
     changed = sorted(name for name in {*now, *run.code} if now.get(name) != run.code.get(name))

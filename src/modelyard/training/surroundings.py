@@ -15,6 +15,7 @@ from modelyard.backends import OWNS
 from modelyard.backends.source import code_files
 from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import StoreError, from_os_error
+from modelyard.spec.losses import own_functions
 from modelyard.spec.project import Project
 from modelyard.spec.records import Machine, Run
 from modelyard.store.files import digest_file, write_atomic
@@ -66,7 +67,7 @@ def command() -> str:
 
 def keep(folder: Path, project: Project) -> dict[str, str]:
     """Keep the project and the code of its model in the run's folder; returns each file's digest."""
-    files = code_files(project.root, project.model.build)
+    files = code_files(project.root, project.model.build, *own_functions(project.task))
     try:
         # Not where it is tracked: the address may hold a password, and changes nothing.
         write_atomic(

@@ -24,15 +24,15 @@ import msgspec
 from msgspec.structs import replace
 
 from modelyard.backends import BUILT_IN_MODELS
-from modelyard.backends.source import code_digest
 from modelyard.data.augment import augment_mistakes
+from modelyard.data.dataset import asked
 from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import (
     DataError,
     Mistake,
     ProjectError,
     StoreError,
-    UsageError,
+    UnknownMetric,
     from_os_error,
 )
 from modelyard.spec.project import Project
@@ -47,6 +47,7 @@ from modelyard.training import budget, checkpoints, memory
 from modelyard.training.attempts import Attempts
 from modelyard.training.claim import claim_run, wait_for_old_workers
 from modelyard.training.crew import crew_of
+from modelyard.training.inputs import code_of
 from modelyard.training.inputs import inputs_of as inputs_of
 from modelyard.training.inputs import run_id as run_id
 from modelyard.training.order import (
@@ -59,6 +60,7 @@ from modelyard.training.order import (
     WorkOrder,
     timestamp,
 )
+from modelyard.training.own_metrics import check_size
 from modelyard.training.schedules import total_steps
 from modelyard.training.start_weights import find_start
 from modelyard.training.surroundings import command, keep, machine, versions
@@ -83,9 +85,9 @@ def train(
     command trains the same run, TrainingInterrupted after Ctrl-C or SIGTERM (the same call goes on
     from the last checkpoint), and whatever YardError ended a worker. ``proving`` is for a proof.
     """
+    dataset = asked(project, dataset)
     _check(project, dataset)
-    code = code_digest(project.root, project.model.build)
-    inputs = inputs_of(project, dataset, code)
+    inputs = inputs_of(project, dataset, code_of(project))
     identifier = run_id(inputs)
     folder = store.run_folder(identifier)
     if (complete := complete_run(store, identifier, project.train)) is not None:
@@ -155,16 +157,18 @@ def _check(project: Project, dataset: Dataset) -> None:
         )
     try:
         open_task(dataset.task).higher_is_better(section.metric)
-    except UsageError as error:
+    except UnknownMetric as error:
+        known = f"one of {', '.join(error.known)}"
         mistakes.append(
-            Mistake(
-                where="train.metric", problem=error.what, expected=error.mend, source="yard.toml"
-            )
+            Mistake("train.metric", error.problem, known, error.suggestion, "yard.toml")
         )
     classes = bool(dataset.task.classes)
     mistakes += augment_mistakes(section.augment, dataset.input, classes=classes)
     if mistakes:
         raise ProjectError(mistakes, "change yard.toml, or override it on the command line")
+    if dataset.task.metrics:
+        output_size = open_task(dataset.task).output_size
+        check_size(max(dataset.splits[n] for n in ("validation", "test")), output_size)
     if not dataset.splits.get("train"):
         raise DataError(
             "the training split is empty", "lower data.split.validation and data.split.test"

@@ -24,7 +24,7 @@ import numpy as np
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Backend, State
 from modelyard.backends.preload import backend_in_code
-from modelyard.backends.source import build_model
+from modelyard.backends.source import build_model, own_loss, own_metrics
 from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
@@ -35,6 +35,7 @@ from modelyard.spec.work import World
 from modelyard.store.events import EventLog, now, read_events
 from modelyard.store.files import write_atomic
 from modelyard.tasks import open_task
+from modelyard.tasks.own_loss import OwnLoss
 from modelyard.training import budget, checkpoints
 from modelyard.training.checkpoints import Progress
 from modelyard.training.claim import hold_as_worker
@@ -111,12 +112,17 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         if order.start is not None:
             model, started = start_model(backend, model, order.signature, order.start)
         backend = _watched(order, world, backend, model, heart)
-        state = backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
+        loss = own_loss(Path(order.root), order.task)
+        state = backend.begin(
+            model, order.task, optimizer, order.signature, order.dataset.input, loss
+        )
         if world.rank == 0:
             _tell_execution(order, world, backend, state, log.append, started)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
+        if loss is not None:
+            course.task.own_loss = loss.on(backend.differentiate)
         course = replace(
-            course, heart=heart, begin=partial(_begun_anew, order, world, backend, build)
+            course, heart=heart, begin=partial(_begun_anew, order, world, backend, build, loss)
         )
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
@@ -127,15 +133,21 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
 
 
 def _begun_anew(
-    order: WorkOrder, world: World, backend: Backend, build: Callable[[], object]
+    order: WorkOrder,
+    world: World,
+    backend: Backend,
+    build: Callable[[], object],
+    loss: OwnLoss | None,
 ) -> State:
     """The very state that training began with: the guard's way back where there is no checkpoint."""
     backend.seed(order.seed)
     optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
     model = build()
+    if order.start is not None:
+        model, _ = start_model(backend, model, order.signature, order.start)
     if order.proving is not None and order.proving.still:
         backend.hold_still(model)
-    return backend.begin(model, order.task, optimizer, order.signature, order.dataset.input)
+    return backend.begin(model, order.task, optimizer, order.signature, order.dataset.input, loss)
 
 
 def _watched(
@@ -204,6 +216,7 @@ def _course(
         asked_to_stop=asked_to_stop,
         purse=_purse(order, world, began),
         sampler=Sampler(Path(order.folder)) if world.rank == 0 else None,
+        own_metrics=own_metrics(Path(order.root), order.task),
     )
 
 
@@ -292,15 +305,16 @@ def _finish(order: WorkOrder, course: Course, ending: Ending) -> None:
     for name in ("validation", "test"):
         split = open_split(order.dataset, name)
         if len(split):
-            statistics = evaluate(
+            statistics, own = evaluate(
                 course.backend,
                 state,
                 course.task,
                 split,
                 course.world,
                 before_batch=partial(course.heart.again, EVALUATE),
+                own=course.own_metrics,
             )
-            measured = course.task.metrics(statistics)
+            measured = course.task.metrics(statistics) | own
             metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
             confusion = course.task.confusion(statistics) if name == "test" else confusion
     if course.world.rank == 0:

@@ -5,7 +5,7 @@ The one line that makes it known is in ``tiny_backend-1.0.dist-info/entry_points
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from modelyard.spec.errors import ModelError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
 from modelyard.spec.work import World
-from modelyard.tasks import open_task
 from modelyard.tasks.base import Task
+from modelyard.tasks.numpy_ops import NumpyOps
+from modelyard.tasks.own_loss import OwnLoss
 
 Array = NDArray[Any]
 ALONE = World(rank=0, size=1, rendezvous="")
@@ -51,17 +52,14 @@ def build(input_shape: tuple[int, ...], outputs: int, hidden: int = 16) -> Perce
     return Perceptron(math.prod(input_shape), hidden, outputs)
 
 
-class NumpyOps:
-    @staticmethod
-    def log_softmax(x: Array) -> Array:
-        shifted = x - x.max(axis=-1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-    log_sigmoid = staticmethod(lambda x: -np.logaddexp(0, -x))
-    square = staticmethod(np.square)
-    mean_last = staticmethod(lambda x: x.mean(axis=-1))
-    reshape = staticmethod(np.reshape)
-    take = staticmethod(lambda x, index: np.take_along_axis(x, index[:, None], -1)[:, 0])
+def slopes_of(loss: Callable[[Array], Array], outputs: Array) -> tuple[Array, Array]:
+    """``loss`` at ``outputs`` and how it changes with each, looked at a little to both sides."""
+    at, slopes, little = outputs.astype(np.float64), np.zeros_like(outputs), 1e-4
+    for column in range(at.shape[1]):
+        aside = np.zeros(at.shape[1])
+        aside[column] = little
+        slopes[:, column] = (loss(at + aside) - loss(at - aside)) / (2 * little)
+    return loss(at), slopes
 
 
 @dataclass
@@ -97,8 +95,9 @@ class Tiny(Backend):
         optimizer: OptimizerSettings,
         signature: Signature,
         input: NaturalInput | None = None,  # noqa: A002
+        loss: OwnLoss | None = None,
     ) -> State:
-        opened = open_task(task)
+        opened = self.opened(task, loss)
         weights = {k: v.astype(np.float32) for k, v in model.weights.items()}
         outputs = weights["last.bias"].size
         if outputs != opened.output_size:
@@ -144,6 +143,11 @@ class Tiny(Backend):
 
     def evaluate(self, state: State, inputs: Array) -> NDArray[np.float32]:
         return self._forward(state, self._finished(state, inputs))[1].astype(np.float32)
+
+    def differentiate(
+        self, function: Callable[..., Any], outputs: Array, targets: Array
+    ) -> tuple[Array, Array | None]:
+        return slopes_of(lambda at: function(at, targets), outputs)
 
     def reduce(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         total = np.array(values, np.float64)
@@ -195,18 +199,13 @@ class Tiny(Backend):
         """Each sample's loss and its slope: the task's loss, looked at a little to both sides."""
 
         def loss(at: Array) -> Array:
-            found = state.task.loss(self.ops, at, batch.targets)
+            found = state.task.losses(self.ops, at, batch.targets)
             if batch.other_targets is None or batch.weight is None:
                 return found
-            others = state.task.loss(self.ops, at, batch.other_targets)
+            others = state.task.losses(self.ops, at, batch.other_targets)
             return batch.weight * found + (1 - batch.weight) * others
 
-        at, slopes, little = outputs.astype(np.float64), np.zeros_like(outputs), 1e-4
-        for column in range(at.shape[1]):
-            aside = np.zeros(at.shape[1])
-            aside[column] = little
-            slopes[:, column] = (loss(at + aside) - loss(at - aside)) / (2 * little)
-        return loss(at), slopes
+        return slopes_of(loss, outputs)
 
     def _update(
         self, state: State, name: str, weights: Array, gradient: Array, settings: StepSettings

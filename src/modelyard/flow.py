@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelyard.bundle.export import Adapting
 from modelyard.bundle.export import export as export_run
 from modelyard.data.dataset import prepare as prepare_data
 from modelyard.data.sources import BUILT_IN as SOURCES
@@ -28,6 +29,8 @@ from modelyard.store.events import read_events
 from modelyard.tasks import names as task_names
 from modelyard.tasks import open_task
 from modelyard.training.inputs import is_input
+from modelyard.training.optimizer import adapters_of
+from modelyard.training.start_weights import find_start
 from modelyard.training.train import train as train_model
 from modelyard.training.tuning.search import Study, Trial, search
 from modelyard.way import Stage, Way, look, open_target, service_of
@@ -199,7 +202,16 @@ def export(
         root=opened.root,
         build=opened.model.build,
         args=dict(opened.model.args),
+        adapting=_adapting(opened),
     )
+
+
+def _adapting(project: Project) -> Adapting | None:
+    if project.train.lora is None:
+        return None
+    start = find_start(project)
+    lora = adapters_of(project.train, start)
+    return Adapting(lora, start) if lora else None
 
 
 def add(

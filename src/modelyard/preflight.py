@@ -144,7 +144,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     backend = open_backend(recognise(model))
     start = find_start(project)
     optimizer = project.train.optimizer
-    settings = optimizer_settings(project.train, Execution())
+    settings = optimizer_settings(project.train, Execution(), start)
     split = open_split(dataset, "train")
     with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
         told = []
@@ -220,7 +220,7 @@ def _measured(project: Project, dataset: Dataset) -> Measured:
     execution = msgspec.structs.replace(
         asked_for(section, section.most_workers, 0), parallel="replicate"
     )
-    optimizer = optimizer_settings(section, execution)
+    optimizer = optimizer_settings(section, execution, find_start(project))
     split, loss = open_split(dataset, "train"), own_loss(project.root, dataset.task)
     threads = max(1, available_cores() // section.most_workers)
     with backend.join(World(rank=0, size=1, rendezvous=""), device=section.device, threads=threads):

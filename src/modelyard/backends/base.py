@@ -77,6 +77,17 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole training: what costs more than it can save is not tried. 0: not known."""
 
 
+class Lora(msgspec.Struct, frozen=True, kw_only=True):
+    """Low-rank adapters are trained in place of the weights: ``W + alpha / rank * B A``, of A and B."""
+
+    rank: int
+    alpha: float
+    match: tuple[str, ...] = ("*",)
+    """Patterns of layers' names, or of their ends."""
+    also: tuple[str, ...] = ()
+    """Patterns of weights that are trained whole beside them."""
+
+
 _LATER: Any = None
 """A default that depends on the optimizer's name."""
 
@@ -97,6 +108,9 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
     epsilon: float = _LATER
     rho: float = _LATER
     execution: Execution = Execution()
+    lora: Lora | None = None
+    """A backend that has none refuses it with a TrainingError. With it, a snapshot leaves out what is
+    frozen and its numbers have ``base``, a digest of that, which ``restore`` compares."""
 
     def __post_init__(self) -> None:
         for field in NEUTRAL:

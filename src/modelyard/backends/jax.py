@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from modelyard.backends.base import (
     Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.jax_lora import base_digest, with_adapters
 from modelyard.backends.jax_loss import JaxOps, differentiate
 from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
 from modelyard.backends.jax_start import put_weights, weights_of
@@ -37,6 +38,7 @@ from modelyard.backends.jax_workers import (
     device_name,
     explain,
 )
+from modelyard.backends.lora import other_base
 from modelyard.spec.errors import TrainingError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -61,7 +63,9 @@ class JaxState:
     kept: Arrays
     integers: bool = False
     """The model takes numbers that stand for something, not float32."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    base: str = ""
+    """Digest of what is frozen below adapters."""
 
 
 class Jax(Backend):
@@ -103,10 +107,13 @@ class Jax(Backend):
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         execution = self._execution(optimizer.execution)
         opened, update = self.opened(task, loss), make_update(optimizer)
-        found = functional(model, self._key())
+        found, words = functional(model, self._key()), ""
+        if optimizer.lora is not None:
+            found, words = with_adapters(found, optimizer.lora, self._key())
         check_model(found, opened.output_size, signature)
         parameters, kept = self._equal(found.parameters), self._equal(found.kept)
         half = execution.precision == "bfloat16"
+        base = base_digest(found, kept) if optimizer.lora else ""
         return JaxState(
             model=found.outlined(),
             programs=compile_programs(found, opened, update, input, half=half),
@@ -116,6 +123,8 @@ class Jax(Backend):
             optimizer=begin_state(optimizer, parameters),
             kept=kept,
             integers=input_type(signature) == np.int32,
+            notes=(words,) if words else (),
+            base=base,
         )
 
     def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
@@ -123,6 +132,9 @@ class Jax(Backend):
 
     def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
         return put_weights(model, tensors, self._key())
+
+    def notes(self, state: JaxState) -> tuple[str, ...]:
+        return state.notes
 
     def execution(self, state: JaxState) -> Execution:
         return state.execution
@@ -171,21 +183,31 @@ class Jax(Backend):
         return replace(lent, tensors={key: array.copy() for key, array in lent.tensors.items()})
 
     def view(self, state: JaxState) -> Snapshot:
-        return snapshot_of(
+        found = snapshot_of(
             state.model, state.parameters, state.kept, state.optimizer, state.settings.name
         )
+        numbers = found.numbers | ({"base": state.base} if state.base else {})
+        return replace(found, numbers=numbers)
 
     def restore(self, state: JaxState, snapshot: Snapshot) -> JaxState:
-        state.parameters, state.kept, state.optimizer = restored(
+        if snapshot.numbers.get("base", state.base) != state.base:
+            raise other_base()
+        fixed = state.kept[len(state.kept) - state.model.fixed :]
+        state.parameters, kept, state.optimizer = restored(
             state.model, state.optimizer, state.settings.name, snapshot
         )
+        state.kept = kept + fixed
         return state
 
     def export(self, state: JaxState, path: Path, signature: Signature) -> None:
         # Only here: a worker that trains need not wait for onnx to be imported.
         from modelyard.backends.jax_export import export_onnx
 
-        export_onnx(state.model, state.parameters, state.kept, path, signature)
+        model, parameters, kept = state.model, state.parameters, state.kept
+        if model.whole is not None:
+            model, merge = model.whole
+            parameters, kept = merge(parameters, kept)
+        export_onnx(model, parameters, kept, path, signature)
 
     def _step(self, state: JaxState, batch: Batch, settings: StepSettings) -> StepResult:
         rate, limit = np.float32(settings.learning_rate), None

@@ -36,6 +36,11 @@ class Functional:
     forward: Forward
     """Parameters, what is kept, inputs, and a key in training -> outputs, and what is kept then."""
 
+    fixed: int = 0
+    """How many at the end of ``kept`` nothing changes: frozen weights, in no checkpoint."""
+    whole: "tuple[Functional, Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]] | None" = None
+    """Of one with adapters: the model without, and what makes its parameters and kept arrays."""
+
     def outlined(self) -> "Functional":
         """The same with shapes in place of arrays: the first weights need not stay in memory."""
         parameters, kept = (

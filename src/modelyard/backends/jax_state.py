@@ -53,9 +53,8 @@ def restored(
     parameters = [
         _taken(given[f"model.{n}"], a) for n, a in zip(model.names, model.parameters, strict=True)
     ]
-    kept = [
-        _taken(given[f"model.{n}"], a) for n, a in zip(model.kept_names, model.kept, strict=True)
-    ]
+    kept_own = model.kept[: len(model.kept) - model.fixed]
+    kept = [_taken(given[f"model.{n}"], a) for n, a in zip(model.kept_names, kept_own, strict=True)]
     if not any(name.startswith("optimizer.") for name in given):
         return parameters, kept, state
     taken = snapshot.numbers.get("optimizer", optimizer)
@@ -78,7 +77,8 @@ def restored(
 
 def _named(model: Functional, parameters: Arrays, kept: Arrays) -> list[tuple[str, jax.Array]]:
     names: Sequence[str] = (*model.names, *model.kept_names)
-    return [(f"model.{n}", a) for n, a in zip(names, [*parameters, *kept], strict=True)]
+    own = kept[: len(kept) - model.fixed]
+    return [(f"model.{n}", a) for n, a in zip(names, [*parameters, *own], strict=True)]
 
 
 def _array(name: str, value: jax.Array) -> NDArray[Any]:

@@ -46,7 +46,8 @@ def compile_programs(
 ) -> Programs:
     """``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
     finish = _finish(spec)
-    sizes = [int(np.prod(p.shape)) for p in (*model.parameters, *_floats(model.kept))]
+    own = len(model.kept) - model.fixed
+    sizes = [int(np.prod(p.shape)) for p in (*model.parameters, *_floats(model.kept[:own]))]
     count = len(model.parameters)
     differentiate = jax.value_and_grad(_loss_of(model, task, finish, half=half), has_aux=True)
     moved = _moving(update)
@@ -62,8 +63,8 @@ def compile_programs(
         """One flat array: gradients, and running statistics by this worker's share of the batch."""
         (loss, after), found = differentiate(parameters, kept, *batch)
         pieces = [g.astype(jnp.float32) for g in found]
-        pieces += [value.astype(jnp.float32) * share for value in _floats(after)]
-        counts = [value for value in after if not _is_float(value)]
+        pieces += [value.astype(jnp.float32) * share for value in _floats(after[:own])]
+        counts = [value for value in after[:own] if not _is_float(value)]
         return jnp.concatenate([piece.reshape(-1) for piece in pieces]), counts, loss
 
     def finish_step(
@@ -80,8 +81,8 @@ def compile_programs(
         means, whole = iter(pieces[count:]), iter(counts)
         kept = [
             next(means).reshape(old.shape).astype(old.dtype) if _is_float(old) else next(whole)
-            for old in kept
-        ]
+            for old in kept[:own]
+        ] + kept[own:]
         parameters, state, norm = moved(parameters, found, state, rate, limit)
         return parameters, state, kept, norm, found
 

@@ -33,6 +33,7 @@ from modelyard.backends.base import (
     Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.keras_arrays import as_array
 from modelyard.backends.keras_execution import (
     choose_device,
     computing,
@@ -41,16 +42,20 @@ from modelyard.backends.keras_execution import (
     machine_memory,
     settle,
 )
+from modelyard.backends.keras_lora import base_digest, merged
 from modelyard.backends.keras_model import (
     KerasOps,
     Subject,
+    layers_of,
+    names_of,
     seed_values,
     set_precision,
     subject_of,
 )
 from modelyard.backends.keras_optimizer import factors
 from modelyard.backends.keras_start import put_weights, weights_of
-from modelyard.backends.keras_state import as_array, restore_state, snapshot_state
+from modelyard.backends.keras_state import restore_state, snapshot_state
+from modelyard.backends.lora import other_base
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
@@ -68,6 +73,8 @@ class KerasState:
     settings: OptimizerSettings
     execution: Execution
     notes: tuple[str, ...]
+    base: str = ""
+    """Digest of what is frozen below adapters."""
     steps: int = 0
     """Optimizer steps so far."""
 
@@ -109,15 +116,17 @@ class Keras(Backend):
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         opened = self.opened(task, loss)
         subject = subject_of(model, opened, optimizer, signature, input)
-        for variable in subject.names.values():
+        for variable in subject.model.weights:
             self._make_equal(variable)
+        base = base_digest(names_of(model), subject.fixed) if optimizer.lora else ""
         execution, program, notes = settle(subject, optimizer.execution, self._world, self.reduce)
         return KerasState(
             subject=subject,
             program=program,
             settings=optimizer,
             execution=execution,
-            notes=notes,
+            notes=(subject.adapted, *notes) if subject.adapted else notes,
+            base=base,
         )
 
     def execution(self, state: KerasState) -> Execution:
@@ -175,10 +184,13 @@ class Keras(Backend):
 
     def snapshot(self, state: KerasState) -> Snapshot:
         state.program.settle()
-        numbers = {"optimizer": state.settings.name, "steps": state.steps}
+        numbers: dict[str, Any] = {"optimizer": state.settings.name, "steps": state.steps}
+        numbers |= {"base": state.base} if state.base else {}
         return snapshot_state(state.subject, state.program.slots, numbers)
 
     def restore(self, state: KerasState, snapshot: Snapshot) -> KerasState:
+        if snapshot.numbers.get("base", state.base) != state.base:
+            raise other_base()
         if restore_state(state.subject, state.program.slots, state.settings.name, snapshot):
             state.steps = int(snapshot.numbers.get("steps", 0))
         state.program.refresh()
@@ -195,7 +207,8 @@ class Keras(Backend):
 
     def export(self, state: KerasState, path: Path, signature: Signature) -> None:
         """Write ``state``'s model to ``path``; raises ExportError naming what cannot be expressed."""
-        with _float32(state):
+        state.program.settle()
+        with _float32(state), merged(list(layers_of(state.subject.model))):
             state.program.export(path, signature)
 
     def _gradients(

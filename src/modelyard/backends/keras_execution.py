@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from modelyard.backends.base import Estimate, Execution
+from modelyard.backends.keras_arrays import as_array
 from modelyard.backends.keras_model import Subject, seed_values, set_precision
-from modelyard.backends.keras_state import as_array
 from modelyard.spec.errors import ModelError, OutOfMemory, TrainingError, YardError
 from modelyard.spec.work import World
 

@@ -11,6 +11,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from modelyard.backends.base import OptimizerSettings
+from modelyard.backends.keras_lora import add_adapters
 from modelyard.backends.keras_optimizer import Rule, choose_rule, decay_of
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
@@ -62,6 +63,10 @@ class Subject:
     """States of the model's random generators."""
     names: dict[str, Variable]
     """Of all that is kept in a checkpoint."""
+    adapted: str
+    """In words, where there are adapters."""
+    fixed: frozenset[int]
+    """Identities of the weights below them, which are in no checkpoint."""
     channels_last: bool
     """The model wants a pixel's channels side by side, which samples have not."""
     finish: tuple[NDArray[np.float32], NDArray[np.float32]] | None
@@ -119,6 +124,9 @@ def subject_of(
     """Raises ModelError for a model that does not fit, TrainingError for an unknown optimizer."""
     shape, last = tried(model, signature, task.output_size)
     dtype = signature.inputs[0].dtype
+    adapted, fixed = "", frozenset[int]()
+    if settings.lora is not None:
+        adapted, fixed = add_adapters(model, list(layers_of(model)), names_of(model), settings.lora)
     trainable, names = tuple(model.trainable_variables), names_of(model)
     if not trainable:
         raise ModelError(
@@ -129,9 +137,9 @@ def subject_of(
     statistics = tuple(v for v in _statistics(model) if id(v) not in known)
     known |= {id(variable) for variable in statistics}
     frozen = {id(v) for v in model.weights if v.trainable} | {
-        id(v) for layer in _layers(model) if not layer.trainable for v in layer.weights
+        id(v) for layer in layers_of(model) if not layer.trainable for v in layer.weights
     }
-    others = tuple(v for v in names.values() if id(v) not in known | frozen)
+    others = tuple(v for v in names.values() if id(v) not in known | frozen | fixed)
     return Subject(
         model=model,
         task=task,
@@ -141,7 +149,9 @@ def subject_of(
         statistics=statistics,
         others=others,
         seeds=tuple(_seeds(model)),
-        names=names,
+        names={name: v for name, v in names.items() if id(v) not in fixed},
+        adapted=adapted,
+        fixed=fixed,
         channels_last=last,
         finish=_finish(spec),
         shape=shape,
@@ -199,7 +209,7 @@ def names_of(model: Any) -> dict[str, Variable]:
     Keras counts the layers of a process (``dense_7``); counted within the model they are the same
     in every process.
     """
-    bases = {_snake(type(layer).__name__) for layer in _layers(model)}
+    bases = {_snake(type(layer).__name__) for layer in layers_of(model)}
     counted: dict[str, dict[str, str]] = {}
 
     def plain(segment: str) -> str:
@@ -225,7 +235,7 @@ def _snake(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def layers_of(model: Any) -> Iterator[Any]:
     """The model and all in it, also the layers within layers."""
     waiting, seen = [model], set()
     while waiting:
@@ -238,7 +248,7 @@ def _layers(model: Any) -> Iterator[Any]:
 
 def _statistics(model: Any) -> Iterator[Variable]:
     """Running statistics of batch norms: what has ``moving_…`` in its name and is not trained."""
-    for layer in _layers(model):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             yield from layer.non_trainable_weights
 
@@ -268,7 +278,7 @@ def _finish(spec: NaturalInput | None) -> tuple[NDArray[np.float32], NDArray[np.
 
 def set_precision(model: Any, policy: str) -> Callable[[], None]:
     """Let all layers compute by ``policy``; what is returned puts it back. Weights stay float32."""
-    before = [(layer, layer.dtype_policy) for layer in _layers(model)]
+    before = [(layer, layer.dtype_policy) for layer in layers_of(model)]
     for layer, _ in before:
         layer.dtype_policy = policy
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.backends.base import Snapshot
+from modelyard.backends.keras_arrays import as_array
 from modelyard.backends.keras_model import Subject
 from modelyard.backends.snapshots import check_fit
 from modelyard.spec.errors import ModelError
@@ -70,14 +71,6 @@ def _put(held: list[Any], place: int, array: NDArray[Any]) -> None:
         held[place].copy_(keras.ops.convert_to_tensor(array))
     else:
         held[place] = keras.ops.convert_to_tensor(array)
-
-
-def as_array(value: Any) -> NDArray[Any]:
-    if hasattr(
-        value, "read_value"
-    ):  # NumPy 2 does not like how TensorFlow's variables turn into arrays
-        value = value.read_value()
-    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def _part(tensors: Arrays, prefix: str) -> Arrays:

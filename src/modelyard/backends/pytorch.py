@@ -28,6 +28,7 @@ from modelyard.backends.base import (
 from modelyard.backends.pytorch_begin import TorchState, begin_training
 from modelyard.backends.pytorch_errors import explain, is_out_of_memory
 from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
+from modelyard.backends.pytorch_lora import merged
 from modelyard.backends.pytorch_loss import TorchOps, differentiate
 from modelyard.backends.pytorch_parallel import Alone
 from modelyard.backends.pytorch_start import put_weights, weights_of
@@ -160,17 +161,16 @@ class PyTorch(Backend):
         return result
 
     def snapshot(self, state: TorchState) -> Snapshot:
-        return self._with_numbers(
-            state, snapshot_state(state.model, state.optimizer, state.settings.name)
-        )
+        return self._with_numbers(state, snapshot_state(*state.held))
 
     def view(self, state: TorchState) -> Snapshot:
-        return self._with_numbers(
-            state, view_state(state.model, state.optimizer, state.settings.name)
-        )
+        return self._with_numbers(state, view_state(*state.held))
 
     def restore(self, state: TorchState, snapshot: Snapshot) -> TorchState:
-        restore_state(state.model, state.optimizer, state.settings.name, snapshot)
+        if state.adapted is not None:
+            state.adapted.check(snapshot.numbers)
+        model, optimizer, name, only = state.held
+        restore_state(model, optimizer, name, snapshot, only)
         state.update.forget()
         state.precision.restore(snapshot.numbers)
         return state
@@ -185,6 +185,7 @@ class PyTorch(Backend):
             from modelyard.backends.pytorch_shard import filled
 
             model = filled(state.outline, state.model)
+        model = model if state.adapted is None else merged(model)
         export_onnx(model, path, signature)
 
     def profile(self, path: Path) -> contextlib.AbstractContextManager[None]:
@@ -370,7 +371,9 @@ class PyTorch(Backend):
         return tensor.to(torch.float32).mul_(scale).add_(shift)
 
     def _with_numbers(self, state: TorchState, snapshot: Snapshot) -> Snapshot:
-        numbers = state.precision.numbers()
+        numbers: dict[str, Any] = state.precision.numbers()
+        if state.adapted is not None:
+            numbers |= state.adapted.numbers()
         return replace(snapshot, numbers={**snapshot.numbers, **numbers}) if numbers else snapshot
 
     def _unwrap(self) -> None:

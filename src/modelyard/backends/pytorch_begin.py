@@ -12,6 +12,7 @@ from modelyard.backends.base import Execution, OptimizerSettings
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
 from modelyard.backends.pytorch_linear import OneDNN
+from modelyard.backends.pytorch_lora import Adapted, add_adapters
 from modelyard.backends.pytorch_models import input_type
 from modelyard.backends.pytorch_optimizer import Update, make_optimizer
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
@@ -48,6 +49,8 @@ class TorchState:
     notes: tuple[str, ...]
     finish: tuple[torch.Tensor, torch.Tensor] | None
     """Scale and shift that make model form from pictures as they are stored."""
+    adapted: Adapted | None = None
+    """Of a model with adapters: what a snapshot of it holds."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
     recorded: Recorded | None = field(init=False)
@@ -60,6 +63,12 @@ class TorchState:
         plain = self.call is self.model and self.task.own_loss is None
         alike = plain and recordable(self.model, self.parameters, self.execution)
         self.recorded = Recorded(self.model, self.parameters) if alike else None
+
+    @property
+    def held(self) -> tuple[nn.Module, torch.optim.Optimizer, str, frozenset[str] | None]:
+        """What a snapshot is made of."""
+        only = None if self.adapted is None else self.adapted.names
+        return self.model, self.optimizer, self.settings.name, only
 
     @property
     def own_loss(self) -> bool:
@@ -87,16 +96,14 @@ def begin_training(
     check_precision(wanted, device)
     if world.size == 1:  # there is nobody to share slices with
         wanted = replace(wanted, parallel="replicate")
-    model = model.to(device)
-    call, notes = take_in(model)
+    call, notes = _called(model.to(device), settings)
     unused = check_model(model, call, task.output_size, signature, device)
     if world.size > 1:
         make_equal(model)
-    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
     subject = Subject(
         model=model,
         call=call,
-        shape=shape,
+        shape=tuple(size or 1 for size in signature.inputs[0].shape[1:]),
         dtype=input_type(signature),
         device=device,
         reduce=reduce,
@@ -104,6 +111,7 @@ def begin_training(
     execution, measured = settle(wanted, subject)
     if execution.parallel == "replicate":
         order_weights(model, channels_last=execution.channels_last is True)
+    adapted = None if settings.lora is None else Adapted.of(model)
     precision = Precision(execution.precision, device)
     outline = _shard(model, call, execution, precision, device, world)
     parameters = tuple(p for p in model.parameters() if p.requires_grad)
@@ -122,11 +130,20 @@ def begin_training(
         parameters=parameters,
         notes=(*notes, *measured),
         finish=_finish(spec, device),
+        adapted=adapted,
         outline=outline,
     )
     if execution.compile:
         warm_up(state.together.runner, execution, subject)
     return state
+
+
+def _called(model: nn.Module, settings: OptimizerSettings) -> tuple[nn.Module, tuple[str, ...]]:
+    """What to call for ``model``, with adapters in it where they are asked for, and notes for people."""
+    call, notes = take_in(model)
+    if settings.lora is not None:
+        notes = (*notes, add_adapters(model, settings.lora))
+    return call, notes
 
 
 def _shard(

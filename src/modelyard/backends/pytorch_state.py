@@ -1,5 +1,6 @@
 """A PyTorch training state as named arrays, and back: no pickle, no position numbers."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,28 @@ from modelyard.spec.errors import ModelError
 Arrays = dict[str, NDArray[Any]]
 
 
-def snapshot_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
+def snapshot_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    only: Collection[str] | None = None,
+) -> Snapshot:
     """``model.<name>`` and ``optimizer.<parameter>.<quantity>``: copies, with the dtypes they have.
 
-    Of what is sharded, this worker's slices and where they lie.
+    Of what is sharded, this worker's slices and where they lie. With ``only``, no other weights.
     """
-    lent = view_state(model, optimizer, name)
+    lent = view_state(model, optimizer, name, only)
     return replace(lent, tensors={key: array.copy() for key, array in lent.tensors.items()})
 
 
-def view_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> Snapshot:
+def view_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    only: Collection[str] | None = None,
+) -> Snapshot:
     """The same, sharing memory with tensors that lie on the CPU."""
-    found = {f"model.{key}": value for key, value in model.state_dict().items()}
+    found = {f"model.{key}": value for key, value in _own(model, only).items()}
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     for parameter, quantities in optimizer.state.items():
         for quantity, value in quantities.items():
@@ -44,15 +55,19 @@ def view_state(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) ->
 
 
 def restore_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, name: str, snapshot: Snapshot
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    snapshot: Snapshot,
+    only: Collection[str] | None = None,
 ) -> None:
     """Put the whole tensors of ``snapshot`` into model and optimizer in place.
 
-    Weights alone leave the optimizer as it is. Raises ModelError naming what does not fit; nothing
+    With ``only``, these are all that it holds. Weights alone leave the optimizer as it is. Raises ModelError naming what does not fit; nothing
     is changed then.
     """
     weights = _part(snapshot.tensors, "model.")
-    own = model.state_dict()
+    own = _own(model, only)
     check_fit({key: tuple(v.shape) for key, v in own.items()}, weights, "weights")
     kept = _part(snapshot.tensors, "optimizer.")
     states = _optimizer_states(model, optimizer, kept)
@@ -67,11 +82,17 @@ def restore_state(
             for key, value in own.items():
                 local(value).copy_(slice_of(torch.from_numpy(np.array(weights[key])), value))
     else:
-        model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        whole = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
+        model.load_state_dict(whole, strict=only is None)
     if "optimizer" in snapshot.numbers:  # what it has learned since belongs to no weights any more
         optimizer.state.clear()
     for parameter, quantities in states.items():
         optimizer.state[parameter] = quantities
+
+
+def _own(model: nn.Module, only: Collection[str] | None) -> dict[str, torch.Tensor]:
+    found = model.state_dict()
+    return found if only is None else {key: found[key] for key in found if key in only}
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -165,8 +165,13 @@ def read_snapshot(folder: Path, files: dict[str, str] | None = None) -> Snapshot
 
 
 def read_weights(folder: Path, files: dict[str, str] | None = None) -> Snapshot:
-    """The model's weights alone (``model.*``), which ``Backend.restore`` takes as well."""
-    return Snapshot(tensors=_tensors(folder, files, _MODEL), numbers={})
+    """The model's weights alone (``model.*``), which ``Backend.restore`` takes as well.
+
+    Of adapters also the digest of the weights that they were trained on (``base``).
+    """
+    numbers = _decoded(folder / NUMBERS, files, json.loads)
+    base = {key: value for key, value in numbers.items() if key == "base"}
+    return Snapshot(tensors=_tensors(folder, files, _MODEL), numbers=base)
 
 
 def _files(share: Snapshot, rank: int, size: int) -> dict[str, list[str]]:

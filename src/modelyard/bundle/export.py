@@ -22,13 +22,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from modelyard import __version__
 from modelyard.backends import OWNS, open_backend, recognise
-from modelyard.backends.base import Backend, OptimizerSettings, State
+from modelyard.backends.base import Backend, Lora, OptimizerSettings, State
 from modelyard.backends.snapshots import read_weights
 from modelyard.backends.source import build_model, code_digest
+from modelyard.backends.start_weights import start_model
 from modelyard.bundle.card import write_card
 from modelyard.bundle.format import (
     CARD,
@@ -47,6 +49,7 @@ from modelyard.spec.errors import ExportError, from_os_error
 from modelyard.spec.losses import own_functions
 from modelyard.spec.records import Bundle, Checkpoint, Dataset, Parity, Run
 from modelyard.spec.signature import Signature
+from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.work import World
 from modelyard.store.files import digest_bytes
 from modelyard.store.modelpack import put_bundle, read_manifest, whole
@@ -69,6 +72,14 @@ _PACKAGES = (
     "onnxruntime",
     "safetensors",
 )
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """How a run's adapters come over its weights."""
+
+    lora: Lora
+    start: StartWeights | None
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,13 @@ def export(
     root: Path,
     build: str,
     args: dict[str, Any],
+    adapting: Adapting | None = None,
     parity_limit: float = 1e-4,
 ) -> Bundle:
     """Make the bundle of ``run``'s best checkpoint, or return the one that is there already.
 
-    ``root``, ``build`` and ``args`` are the project's: they rebuild the model. Raises ExportError
+    ``root``, ``build`` and ``args`` are the project's: they rebuild the model; ``adapting`` puts a run's
+    adapters over the weights that they were trained on. Raises ExportError
     where the model cannot be exported, its code is not what was trained, or the exported one answers
     differently by more than ``parity_limit``; StoreError for a damaged checkpoint or a full disk.
     """
@@ -121,7 +134,7 @@ def export(
         record.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=record.parent, prefix=".new.") as temporary,
-            _trained(run, dataset, root, build, args) as trained,
+            _trained(run, dataset, root, build, args, adapting) as trained,
         ):
             folder = Path(temporary)
             manifest = _fill(folder, trained, run, dataset, name, description, parity_limit)
@@ -152,15 +165,31 @@ def _check_inputs(run: Run, dataset: Dataset, root: Path, build: str) -> None:
 
 @contextlib.contextmanager
 def _trained(
-    run: Run, dataset: Dataset, root: Path, build: str, args: dict[str, Any]
+    run: Run,
+    dataset: Dataset,
+    root: Path,
+    build: str,
+    args: dict[str, Any],
+    adapting: Adapting | None,
 ) -> Iterator[_Trained]:
     best = _best(run)
     signature = signature_of(dataset.input, dataset.task)
-    model = build_model(root, build, args, signature, dataset.task)
+
+    def make() -> object:
+        return build_model(root, build, args, signature, dataset.task, seed=run.seed)
+
+    model = make()
     backend = open_backend(recognise(model))
     with backend.join(World(rank=0, size=1, rendezvous=""), device="cpu", threads=1):
         # Nothing is trained here: any optimizer will do.
-        state = backend.begin(model, dataset.task, OptimizerSettings(name="sgd"), signature)
+        settings = OptimizerSettings(name="sgd")
+        if adapting is not None:  # the checkpoint lacks what is frozen: as in a worker
+            settings = replace(settings, lora=adapting.lora)
+            backend.seed(run.seed)
+            model = make()
+            if adapting.start is not None:
+                model, _ = start_model(backend, model, signature, adapting.start)
+        state = backend.begin(model, dataset.task, settings, signature)
         state = backend.restore(state, read_weights(Path(best.folder), best.files))
         package = next((package for package, owner in OWNS.items() if owner == backend.name), "")
         yield _Trained(

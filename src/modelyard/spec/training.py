@@ -99,6 +99,23 @@ class AugmentSection(Section):
     )
 
 
+class LoraSection(Section):
+    """Low-rank adapters: ``W + alpha / rank * B A``, of which A and B are trained and W is not."""
+
+    rank: PositiveInt = Field(8, description="Rows of A, columns of B: how much can be learnt.")
+    alpha: PositiveFloat = Field(16, description="What the adapters count, over the rank.")
+    match: list[str] = Field(
+        ["*"],
+        min_length=1,
+        description='Layers that are adapted: names, or patterns of names or of their ends, e.g. ["attn.*"].',
+    )
+    also: list[str] = Field(
+        [],
+        description="Weights that are trained whole beside them, by the same patterns; "
+        "those of model.fresh are anyway.",
+    )
+
+
 class TrainSection(Section):
     epochs: PositiveFloat = Field(
         10, description="Passes over the training split; may be a fraction."
@@ -155,6 +172,10 @@ class TrainSection(Section):
         description="Most samples that a worker takes through the model at once; the gradients of "
         "the pieces add up to those of the batch. auto: its whole share, and half of that each time "
         "memory runs out, which is remembered for this device.",
+    )
+    lora: LoraSection | None = Field(
+        None,
+        description="Train low-rank adapters and leave the weights as they are; an export has both in one.",
     )
     seed: int = Field(0, ge=0, description="Seed of initial weights, order of samples and dropout.")
     evaluate_every: PositiveFloat = Field(

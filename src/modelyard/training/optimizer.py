@@ -1,11 +1,14 @@
 """From the project's words to what a backend is asked for: the optimizer's settings."""
 
-from modelyard.backends.base import Execution, OptimizerSettings
+from modelyard.backends.base import Execution, Lora, OptimizerSettings
 from modelyard.spec.optimizers import NEUTRAL, OPTIMIZERS
+from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.training import TrainSection
 
 
-def optimizer_settings(section: TrainSection, execution: Execution) -> OptimizerSettings:
+def optimizer_settings(
+    section: TrainSection, execution: Execution, start: StartWeights | None = None
+) -> OptimizerSettings:
     """What ``[train.optimizer]`` says; what it leaves open is the optimizer's own."""
     chosen = section.optimizer
     decay = chosen.weight_decay
@@ -14,5 +17,19 @@ def optimizer_settings(section: TrainSection, execution: Execution) -> Optimizer
         name=chosen.name,
         weight_decay=OPTIMIZERS[chosen.name].weight_decay if decay is None else decay,
         execution=execution,
+        lora=adapters_of(section, start),
         **{field: value for field, value in given.items() if value is not None},
+    )
+
+
+def adapters_of(section: TrainSection, start: StartWeights | None) -> Lora | None:
+    """As the project file says; what begins anew has nothing to adapt, and is trained whole."""
+    if section.lora is None:
+        return None
+    fresh = start.fresh if start else ()
+    return Lora(
+        rank=section.lora.rank,
+        alpha=section.lora.alpha,
+        match=tuple(section.lora.match),
+        also=(*section.lora.also, *fresh),
     )

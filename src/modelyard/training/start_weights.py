@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.backends.snapshots import NUMBERS
 from modelyard.bundle.format import MANIFEST as BUNDLE
 from modelyard.bundle.format import MODEL, BundleManifest
 from modelyard.data.digest import file_digests
@@ -109,7 +110,8 @@ class _Place:
         lineage = BundleManifest.from_json((bundle / BUNDLE).read_bytes()).lineage
         best = checkpoints.best(self._store.run_folder(version.run)) if version.run else None
         # The checkpoint has the framework's own names, which an ONNX file may have lost.
-        if best is not None and _digest(best.files) == lineage.get("checkpoint"):
+        same = best is not None and _digest(best.files) == lineage.get("checkpoint")
+        if best is not None and same and not _adapters_only(Path(best.folder)):
             return self._checkpoint(Path(best.folder))
         return self._files(bundle, [MODEL], "onnx")
 
@@ -173,6 +175,11 @@ class _Place:
 
     def _checkpoint(self, folder: Path) -> StartWeights:
         files = checkpoints.verified(folder).files
+        if _adapters_only(folder):
+            raise ModelError(
+                f"model.weights = {self._model.weights!r} holds adapters and not the weights below them (train.lora)",
+                'export that run with `yard up`, and name the version of the registry, e.g. "digits:3"',
+            )
         return self._found("checkpoint", folder, files)
 
     def _sharded(self, index: Path) -> StartWeights:
@@ -220,6 +227,10 @@ class _Place:
 
 def _digest(files: dict[str, str]) -> str:
     return digest_bytes(msgspec.json.encode(files, order="sorted"))
+
+
+def _adapters_only(checkpoint: Path) -> bool:
+    return "base" in json.loads((checkpoint / NUMBERS).read_bytes())
 
 
 def _near(path: Path) -> str:

@@ -107,7 +107,8 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
             )
         )
         backend.seed(order.seed)
-        optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
+        execution = execution_for(order, backend, world)
+        optimizer = optimizer_settings(order.section, execution, order.start)
         model, started = build(), None
         if order.start is not None:
             model, started = start_model(backend, model, order.signature, order.start)

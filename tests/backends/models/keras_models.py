@@ -37,3 +37,11 @@ def odd(input_shape: tuple[int, ...], outputs: int, waits: bool = True) -> keras
 
 def not_a_model() -> object:
     return keras.layers.Dense(3)
+
+
+def wide(input_shape: tuple[int, ...], outputs: int) -> keras.Model:
+    """Dense layers that are large beside their adapters."""
+    stack = [layers.Dense(256, activation="relu"), layers.Dense(256, activation="relu")]
+    return keras.Sequential(
+        [keras.Input(input_shape), layers.Flatten(), *stack, layers.Dense(outputs)]
+    )

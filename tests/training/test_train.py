@@ -13,7 +13,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from modelyard.data.dataset import prepare
+from modelyard.backends import open_backend
+from modelyard.backends.base import OptimizerSettings
+from modelyard.backends.snapshots import read_weights
+from modelyard.backends.source import build_model
+from modelyard.data.dataset import open_split, prepare
 from modelyard.engines.forerunner import SWITCH
 from modelyard.spec.errors import (
     ModelError,
@@ -37,9 +41,13 @@ from modelyard.spec.records import (
     WorkerJoined,
     WorkerLost,
 )
+from modelyard.spec.work import World
 from modelyard.store import open_store
 from modelyard.store.events import read_events
+from modelyard.tasks import open_task
+from modelyard.tasks.signature import signature_of
 from modelyard.training import checkpoints
+from modelyard.training.evaluation import evaluate
 from modelyard.training.inputs import inputs_of, run_id
 from modelyard.training.train import complete_run, train
 
@@ -202,6 +210,29 @@ def test_a_resumed_training_ends_with_the_very_weights_of_an_unbroken_one(place:
     again, _ = checkpoints.load(checkpoints.verified(checkpoints.folder_of(folder, whole.steps)))
     for name, array in unbroken.tensors.items():
         assert (array == again.tensors[name]).all(), name
+
+
+def test_with_ema_the_average_is_what_is_judged_and_kept_as_the_best(place: Place) -> None:
+    """What the record says of the best checkpoint is true of its averaged weights, which are those exported."""
+    project = place.project(ema=0.95, epochs=2)
+    dataset = place.dataset(project)
+    run = train(project, dataset, place.store)
+    assert run.best is not None and run.inputs["train.ema"] == "0.95"
+    signature = signature_of(dataset.input, dataset.task)
+    backend = open_backend("pytorch")
+    model = build_model(
+        place.root, project.model.build, project.model.args, signature, dataset.task, seed=0
+    )
+    settings = OptimizerSettings(name="adamw")
+    state = backend.begin(model, dataset.task, settings, signature, dataset.input)
+    weights = read_weights(Path(run.best.folder), run.best.files)
+    state = backend.restore(state, weights)
+    task, split = open_task(dataset.task), open_split(dataset, "test")
+    alone = World(rank=0, size=1, rendezvous="")
+    found = task.metrics(evaluate(backend, state, task, split, alone))
+    assert {f"test/{name}": value for name, value in found.items()} == pytest.approx(
+        {k: v for k, v in run.metrics.items() if k.startswith("test/")}, rel=1e-5
+    )
 
 
 @pytest.mark.slow

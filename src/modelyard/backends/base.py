@@ -19,6 +19,9 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   from ``settings.seed``, so that a resumed run draws the same numbers.
 - ``evaluate`` gives the outputs for a batch without changing the state. All workers call it equally
   often: with sharded weights it is an exchange.
+- With ``OptimizerSettings.ema`` (of backends that say ``averages``) it keeps a moving average of the weights, as
+  ``average.py`` says: ``step`` trains the weights and adds them, ``evaluate`` and ``export`` use the average, snapshots
+  hold it as ``ema.<name>`` beside ``model.<name>``.
 - ``reduce`` adds a small NumPy array over all workers (statistics, flags); every worker calls it.
 - ``snapshot``/``restore`` give and take the training state as named arrays and plain numbers:
   nothing that would need pickle. A worker that holds only slices of some tensors gives these, and
@@ -107,6 +110,8 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[float, float] = _LATER
     epsilon: float = _LATER
     rho: float = _LATER
+    ema: float = 0.0
+    """Decay of the moving average of weights that is judged and exported; 0: there is none."""
     execution: Execution = Execution()
     lora: Lora | None = None
     """A backend that has none refuses it with a TrainingError. With it, a snapshot leaves out what is
@@ -207,6 +212,8 @@ class Backend(ABC):
     ops: Ops
     evaluation_batch: int = 256
     """Most samples that ``evaluate`` should be given at once; a backend short of memory lowers it."""
+    averages: bool = False
+    """It knows ``OptimizerSettings.ema``."""
     before_exchange: Callable[[], None] = staticmethod(_nothing)
     """Called by ``step`` when this worker's own part is done and it waits for the others."""
 

@@ -23,6 +23,7 @@ from modelyard.backends.base import (
     Weight,
 )
 from modelyard.backends.exchange import Exchange, meet
+from modelyard.backends.jax_average import JaxAverage
 from modelyard.backends.jax_lora import base_digest, with_adapters
 from modelyard.backends.jax_loss import JaxOps, differentiate
 from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
@@ -61,17 +62,25 @@ class JaxState:
     parameters: Arrays
     optimizer: OptimizerState
     kept: Arrays
+    average: JaxAverage | None = None
+    """Of ``parameters``, where it was asked for."""
     integers: bool = False
     """The model takes numbers that stand for something, not float32."""
     notes: tuple[str, ...] = ()
     base: str = ""
     """Digest of what is frozen below adapters."""
 
+    @property
+    def judged(self) -> Arrays:
+        """The parameters that are evaluated and exported."""
+        return self.parameters if self.average is None else self.average.arrays
+
 
 class Jax(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "jax"
+    averages = True
     ops = JaxOps()
 
     def __init__(self) -> None:
@@ -122,6 +131,7 @@ class Jax(Backend):
             parameters=parameters,
             optimizer=begin_state(optimizer, parameters),
             kept=kept,
+            average=JaxAverage(found, parameters, optimizer.ema) if optimizer.ema else None,
             integers=input_type(signature) == np.int32,
             notes=(words,) if words else (),
             base=base,
@@ -159,9 +169,7 @@ class Jax(Backend):
             more = np.zeros((full - count, *inputs.shape[1:]), inputs.dtype)
             inputs = np.concatenate([inputs, more])
         try:
-            found = state.programs.outputs(
-                state.parameters, state.kept, self._inputs(state, inputs)
-            )
+            found = state.programs.outputs(state.judged, state.kept, self._inputs(state, inputs))
             return np.array(found[:count])
         except (RuntimeError, MemoryError) as error:
             raise explain(error, self._world, self._place()) from error
@@ -187,7 +195,8 @@ class Jax(Backend):
             state.model, state.parameters, state.kept, state.optimizer, state.settings.name
         )
         numbers = found.numbers | ({"base": state.base} if state.base else {})
-        return replace(found, numbers=numbers)
+        found = replace(found, numbers=numbers)
+        return found if state.average is None else state.average.into(found)
 
     def restore(self, state: JaxState, snapshot: Snapshot) -> JaxState:
         if snapshot.numbers.get("base", state.base) != state.base:
@@ -197,13 +206,15 @@ class Jax(Backend):
             state.model, state.optimizer, state.settings.name, snapshot
         )
         state.kept = kept + fixed
+        if state.average is not None:
+            state.average.restore(snapshot)
         return state
 
     def export(self, state: JaxState, path: Path, signature: Signature) -> None:
         # Only here: a worker that trains need not wait for onnx to be imported.
         from modelyard.backends.jax_export import export_onnx
 
-        model, parameters, kept = state.model, state.parameters, state.kept
+        model, parameters, kept = state.model, state.judged, state.kept
         if model.whole is not None:
             model, merge = model.whole
             parameters, kept = merge(parameters, kept)
@@ -231,6 +242,8 @@ class Jax(Backend):
                 state.parameters, state.optimizer, state.kept, counts, flat, rate, limit
             )
             state.parameters, state.optimizer, state.kept, norm, gradients = new
+        if state.average is not None:
+            state.average.after(state.parameters)
         if settings.measure_norm and norm is None:
             norm = state.programs.norm(gradients)
         samples = _samples(state, gradients) if settings.sample_values else None

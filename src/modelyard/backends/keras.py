@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.backends.average import COUNT, Average
 from modelyard.backends.base import (
     Backend,
     Batch,
@@ -54,7 +55,7 @@ from modelyard.backends.keras_model import (
 )
 from modelyard.backends.keras_optimizer import factors
 from modelyard.backends.keras_start import put_weights, weights_of
-from modelyard.backends.keras_state import restore_state, snapshot_state
+from modelyard.backends.keras_state import restore_average, restore_state, snapshot_state
 from modelyard.backends.lora import other_base
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -77,12 +78,20 @@ class KerasState:
     """Digest of what is frozen below adapters."""
     steps: int = 0
     """Optimizer steps so far."""
+    average: Average | None = None
+    """Of the weights, where it was asked for."""
+
+    def show(self, *, average: bool) -> None:
+        """Have the average in place, or the weights that are trained."""
+        if self.average is not None:
+            self.average.show() if average else self.average.hide()
 
 
 class Keras(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "keras"
+    averages = True
     ops = KerasOps()
 
     def __init__(self) -> None:
@@ -120,6 +129,10 @@ class Keras(Backend):
             self._make_equal(variable)
         base = base_digest(names_of(model), subject.fixed) if optimizer.lora else ""
         execution, program, notes = settle(subject, optimizer.execution, self._world, self.reduce)
+        average = None
+        if optimizer.ema:
+            program.begin_average()
+            average = Average(optimizer.ema, program.follow, program.exchange)
         return KerasState(
             subject=subject,
             program=program,
@@ -127,6 +140,7 @@ class Keras(Backend):
             execution=execution,
             notes=(subject.adapted, *notes) if subject.adapted else notes,
             base=base,
+            average=average,
         )
 
     def execution(self, state: KerasState) -> Execution:
@@ -148,6 +162,7 @@ class Keras(Backend):
         self, state: KerasState, batch: Batch, settings: StepSettings
     ) -> tuple[KerasState, StepResult]:
         """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
+        state.show(average=False)
         with explain(self._world, self._device):
             samples = self._sampled(state, batch, settings) if settings.sample_values else None
             changing = factors(settings.learning_rate, state.steps + 1, state.settings.betas)
@@ -162,10 +177,13 @@ class Keras(Backend):
                 self._add(state.subject, flat, len(batch.inputs) / batch.global_size)
                 norm = state.program.apply(flat, changing, clip, measure)
         state.steps += 1
+        if state.average is not None:
+            state.average.follow()
         return state, StepResult(loss=loss, gradient_norm=norm, samples=samples)
 
     def evaluate(self, state: KerasState, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """In float32, whatever the steps use."""
+        state.show(average=True)
         with explain(self._world, self._device), _float32(state):
             found: NDArray[np.float32] = state.program.outputs(inputs)
         return found
@@ -183,17 +201,23 @@ class Keras(Backend):
         return total
 
     def snapshot(self, state: KerasState) -> Snapshot:
+        state.show(average=False)
         state.program.settle()
         numbers: dict[str, Any] = {"optimizer": state.settings.name, "steps": state.steps}
         numbers |= {"base": state.base} if state.base else {}
-        return snapshot_state(state.subject, state.program.slots, numbers)
+        if state.average is not None:
+            numbers[COUNT] = state.average.count
+        return snapshot_state(state.subject, state.program.slots, numbers, state.program.average)
 
     def restore(self, state: KerasState, snapshot: Snapshot) -> KerasState:
         if snapshot.numbers.get("base", state.base) != state.base:
             raise other_base()
+        state.show(average=False)
         if restore_state(state.subject, state.program.slots, state.settings.name, snapshot):
             state.steps = int(snapshot.numbers.get("steps", 0))
         state.program.refresh()
+        if state.average is not None:
+            state.average.count = restore_average(state.subject, state.program.average, snapshot)
         return state
 
     def estimate(self, state: KerasState, batch: Batch) -> Estimate | None:
@@ -207,6 +231,7 @@ class Keras(Backend):
 
     def export(self, state: KerasState, path: Path, signature: Signature) -> None:
         """Write ``state``'s model to ``path``; raises ExportError naming what cannot be expressed."""
+        state.show(average=True)
         state.program.settle()
         with _float32(state), merged(list(layers_of(state.subject.model))):
             state.program.export(path, signature)

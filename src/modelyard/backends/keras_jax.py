@@ -36,6 +36,13 @@ def computing(world: World, threads: int) -> Iterator[None]:  # noqa: ARG001
             os.environ[_THREADS] = before
 
 
+@partial(jax.jit, donate_argnums=0)
+def _followed(held: list[Tensor], weights: list[Tensor], share: Tensor) -> list[Tensor]:
+    return [
+        old + share.astype(old.dtype) * (new - old) for old, new in zip(held, weights, strict=True)
+    ]
+
+
 class Program:
     """See ``keras_tensorflow``; here the values go in and come out, and the model's variables rest meanwhile."""
 
@@ -50,6 +57,7 @@ class Program:
         self.slots: list[list[Tensor]] = [
             [jnp.zeros_like(v.value) for _ in subject.rule.slots] for v in subject.trainable
         ]
+        self.average: list[Tensor] = []
         self._weights: list[Tensor] = []
         self._rest: list[Tensor] = []
         self.refresh()
@@ -99,6 +107,15 @@ class Program:
             "Keras on JAX cannot write ONNX here",
             "run the same command with KERAS_BACKEND=tensorflow",
         )
+
+    def begin_average(self) -> None:
+        self.average = [jnp.array(weight) for weight in self._weights]
+
+    def follow(self, share: float) -> None:
+        self.average = _followed(self.average, self._weights, np.float32(share))
+
+    def exchange(self) -> None:
+        self._weights, self.average = self.average, self._weights
 
     def settle(self) -> None:
         """Bring the values home into the model's variables."""

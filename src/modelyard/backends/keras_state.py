@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.backends.average import PREFIX, averages_in
 from modelyard.backends.base import Snapshot
 from modelyard.backends.keras_arrays import as_array
 from modelyard.backends.keras_model import Subject
@@ -17,15 +18,30 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def snapshot_state(
-    subject: Subject, slots: Sequence[Sequence[Any]], numbers: dict[str, Any]
+    subject: Subject,
+    slots: Sequence[Sequence[Any]],
+    numbers: dict[str, Any],
+    average: Sequence[Any] = (),
 ) -> Snapshot:
-    """``model.<name>`` and ``optimizer.<weight>.<quantity>``: copies."""
+    """``model.<name>``, ``optimizer.<weight>.<quantity>`` and, where one is kept, ``ema.<name>``: copies."""
     names = {id(variable): name for name, variable in subject.names.items()}
     found = {f"model.{name}": as_array(variable.value) for name, variable in subject.names.items()}
     for variable, held in zip(subject.trainable, slots, strict=True):
         for quantity, value in zip(subject.rule.slots, held, strict=True):
             found[f"optimizer.{names[id(variable)]}.{quantity}"] = as_array(value)
+    for variable, value in zip(subject.trainable, average, strict=False):
+        found[PREFIX + names[id(variable)]] = as_array(value)
     return Snapshot(tensors=found, numbers=numbers)
+
+
+def restore_average(subject: Subject, average: list[Any], snapshot: Snapshot) -> int:
+    """Put the averages of ``snapshot`` in place, or its weights where it has none; how many steps are in them."""
+    names = {id(variable): name for name, variable in subject.names.items()}
+    mine = [names[id(variable)] for variable in subject.trainable]
+    found, count = averages_in(snapshot, dict.fromkeys(mine))
+    for place, name in enumerate(mine):
+        _put(average, place, np.array(found[name]))
+    return count
 
 
 def restore_state(

@@ -45,6 +45,7 @@ class Program:
             [tf.Variable(tf.zeros_like(v), trainable=False) for _ in subject.rule.slots]
             for v in self.variables
         ]
+        self.average: list[Any] = []
         self._compiled = compiled
         self._whole: dict[bool, Any] = {}
         self._gradients = tf.function(self._backward, jit_compile=compiled, autograph=False)
@@ -116,6 +117,27 @@ class Program:
         from modelyard.backends.keras_export import export_onnx  # loads onnx
 
         export_onnx(self._subject, path, signature)
+
+    def begin_average(self) -> None:
+        """Keep an average of the weights from here on."""
+        self.average = [tf.Variable(v, trainable=False) for v in self.variables]
+
+        def follow(share: Tensor) -> None:
+            for held, weight in zip(self.average, self.variables, strict=True):
+                held.assign_add(tf.cast(share, held.dtype) * (weight - held))
+
+        self._follow = tf.function(follow, autograph=False)
+
+    def follow(self, share: float) -> None:
+        """Put this share of the weights into the average."""
+        self._follow(np.float32(share))
+
+    def exchange(self) -> None:
+        """Weights and average change places."""
+        for held, weight in zip(self.average, self.variables, strict=True):
+            kept = tf.identity(weight)
+            weight.assign(held)
+            held.assign(kept)
 
     def settle(self) -> None:
         """The model's variables are the state: nothing to bring home."""

@@ -51,6 +51,7 @@ class Program:
     def __init__(self, subject: Subject, *, compiled: bool) -> None:
         self._subject = subject
         self._variables = [v.value for v in subject.trainable]
+        self.average: list[Tensor] = []
         self.slots = [[torch.zeros_like(v) for _ in subject.rule.slots] for v in self._variables]
 
     def whole(
@@ -102,6 +103,20 @@ class Program:
         from modelyard.backends.pytorch_export import export_onnx  # loads onnx
 
         export_onnx(_Forward(self._subject), path, signature)
+
+    def begin_average(self) -> None:
+        self.average = [v.detach().clone() for v in self._variables]
+
+    @torch.no_grad()
+    def follow(self, share: float) -> None:
+        torch._foreach_lerp_(self.average, [v.detach() for v in self._variables], share)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        for held, weight in zip(self.average, self._variables, strict=True):
+            kept = weight.clone()
+            weight.copy_(held)
+            held.copy_(kept)
 
     def settle(self) -> None:
         """The model's variables are the state: nothing to bring home."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import nn
 
@@ -49,6 +48,7 @@ class PyTorch(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "pytorch"
+    averages = True
     ops = TorchOps()
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class PyTorch(Backend):
 
     def evaluate(self, state: TorchState, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """In float32, whatever the steps use, but for sharded weights, which stay in their precision."""
-        state.model.eval()
+        state.judged.eval()
         try:
             return self._outputs(state, inputs)
         except (RuntimeError, MemoryError) as error:
@@ -161,10 +161,10 @@ class PyTorch(Backend):
         return result
 
     def snapshot(self, state: TorchState) -> Snapshot:
-        return self._with_numbers(state, snapshot_state(*state.held))
+        return state.whole(snapshot_state(*state.held), copy=True)
 
     def view(self, state: TorchState) -> Snapshot:
-        return self._with_numbers(state, view_state(*state.held))
+        return state.whole(view_state(*state.held), copy=False)
 
     def restore(self, state: TorchState, snapshot: Snapshot) -> TorchState:
         if state.adapted is not None:
@@ -173,6 +173,8 @@ class PyTorch(Backend):
         restore_state(model, optimizer, name, snapshot, only)
         state.update.forget()
         state.precision.restore(snapshot.numbers)
+        if state.average is not None:
+            state.average.restore(snapshot)
         return state
 
     def export(self, state: TorchState, path: Path, signature: Signature) -> None:
@@ -180,7 +182,7 @@ class PyTorch(Backend):
         # Only here: a worker that trains need not wait for onnx to be imported.
         from modelyard.backends.pytorch_export import export_onnx
 
-        model = state.model
+        model = state.judged
         if state.outline is not None:
             from modelyard.backends.pytorch_shard import filled
 
@@ -210,6 +212,8 @@ class PyTorch(Backend):
             raise self._explain(error) from error
 
     def _step(self, state: TorchState, batch: Batch, settings: StepSettings) -> StepResult:
+        if state.average is not None:
+            state.average.hide()
         self._seed_step(settings.seed)
         together, size = state.together, batch.global_size
         inputs, answers = self._inputs(state, batch.inputs), self._answers(batch)
@@ -237,6 +241,8 @@ class PyTorch(Backend):
             scaler.step(state.optimizer)
             scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.follow()
         return StepResult(loss=loss, gradient_norm=norm, samples=samples)
 
     def _backward(
@@ -369,12 +375,6 @@ class PyTorch(Backend):
             raise ValueError("uint8 inputs need the `input` that begin() was not given")
         scale, shift = state.finish
         return tensor.to(torch.float32).mul_(scale).add_(shift)
-
-    def _with_numbers(self, state: TorchState, snapshot: Snapshot) -> Snapshot:
-        numbers: dict[str, Any] = state.precision.numbers()
-        if state.adapted is not None:
-            numbers |= state.adapted.numbers()
-        return replace(snapshot, numbers={**snapshot.numbers, **numbers}) if numbers else snapshot
 
     def _unwrap(self) -> None:
         """Let go of the wrapped models before the workers part.

@@ -8,7 +8,8 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from modelyard.backends.base import Execution, OptimizerSettings
+from modelyard.backends.base import Execution, OptimizerSettings, Snapshot
+from modelyard.backends.pytorch_average import TorchAverage
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
 from modelyard.backends.pytorch_linear import OneDNN
@@ -51,6 +52,8 @@ class TorchState:
     """Scale and shift that make model form from pictures as they are stored."""
     adapted: Adapted | None = None
     """Of a model with adapters: what a snapshot of it holds."""
+    average: TorchAverage | None = None
+    """Of the weights, where it was asked for."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
     recorded: Recorded | None = field(init=False)
@@ -66,9 +69,27 @@ class TorchState:
 
     @property
     def held(self) -> tuple[nn.Module, torch.optim.Optimizer, str, frozenset[str] | None]:
-        """What a snapshot is made of."""
+        """What a snapshot is made of, with the weights that steps change in place."""
+        if self.average is not None:
+            self.average.hide()
         only = None if self.adapted is None else self.adapted.names
         return self.model, self.optimizer, self.settings.name, only
+
+    def whole(self, snapshot: Snapshot, *, copy: bool) -> Snapshot:
+        """``snapshot``, made of what is ``held``, with what else belongs to the state."""
+        numbers: dict[str, Any] = self.precision.numbers()
+        if self.adapted is not None:
+            numbers |= self.adapted.numbers()
+        if numbers:
+            snapshot = replace(snapshot, numbers={**snapshot.numbers, **numbers})
+        return snapshot if self.average is None else self.average.into(snapshot, copy=copy)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model, with the weights' average in place where one is kept."""
+        if self.average is not None:
+            self.average.show()
+        return self.model
 
     @property
     def own_loss(self) -> bool:
@@ -132,6 +153,7 @@ def begin_training(
         finish=_finish(spec, device),
         adapted=adapted,
         outline=outline,
+        average=TorchAverage(model, settings.ema) if settings.ema else None,
     )
     if execution.compile:
         warm_up(state.together.runner, execution, subject)

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from modelyard.backends.average import PREFIX
 from modelyard.backends.base import Part, Snapshot
 from modelyard.backends.tensors import (
     DTYPES,
@@ -167,11 +168,16 @@ def read_snapshot(folder: Path, files: dict[str, str] | None = None) -> Snapshot
 def read_weights(folder: Path, files: dict[str, str] | None = None) -> Snapshot:
     """The model's weights alone (``model.*``), which ``Backend.restore`` takes as well.
 
-    Of adapters also the digest of the weights that they were trained on (``base``).
+    Of adapters also the digest of the weights that they were trained on (``base``). Where training kept
+    their moving average, that is what they are: it is what was judged.
     """
     numbers = _decoded(folder / NUMBERS, files, json.loads)
     base = {key: value for key, value in numbers.items() if key == "base"}
-    return Snapshot(tensors=_tensors(folder, files, _MODEL), numbers=base)
+    averages = {
+        _MODEL + name.removeprefix(PREFIX): array
+        for name, array in _tensors(folder, files, PREFIX).items()
+    }
+    return Snapshot(tensors={**_tensors(folder, files, _MODEL), **averages}, numbers=base)
 
 
 def _files(share: Snapshot, rank: int, size: int) -> dict[str, list[str]]:

@@ -128,6 +128,13 @@ class TrainSection(Section):
     clip_norm: PositiveFloat | None = Field(
         None, description="Largest gradient norm; none: no clipping."
     )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a moving average of the weights, e.g. 0.999: it is what is evaluated, kept as the "
+        "best and exported, while the weights themselves are trained. 0: none.",
+    )
     augment: AugmentSection = AugmentSection()
     early_stopping: StoppingSection | None = None
     metric: str = Field(

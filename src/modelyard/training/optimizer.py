@@ -18,6 +18,7 @@ def optimizer_settings(
         weight_decay=OPTIMIZERS[chosen.name].weight_decay if decay is None else decay,
         execution=execution,
         lora=adapters_of(section, start),
+        ema=section.ema,
         **{field: value for field, value in given.items() if value is not None},
     )
 

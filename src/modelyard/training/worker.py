@@ -28,7 +28,7 @@ from modelyard.backends.source import build_model, own_loss, own_metrics
 from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
-from modelyard.spec.errors import StoreError, YardError, from_os_error
+from modelyard.spec.errors import StoreError, TrainingError, YardError, from_os_error
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
 from modelyard.spec.start_weights import Started
 from modelyard.spec.work import World
@@ -113,6 +113,8 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         if order.start is not None:
             model, started = start_model(backend, model, order.signature, order.start)
         backend = _watched(order, world, backend, model, heart)
+        if optimizer.ema and not backend.averages:
+            raise TrainingError(f"the {backend.name} backend has no train.ema", "set train.ema = 0")
         loss = own_loss(Path(order.root), order.task)
         state = backend.begin(
             model, order.task, optimizer, order.signature, order.dataset.input, loss
@@ -142,7 +144,8 @@ def _begun_anew(
 ) -> State:
     """The very state that training began with: the guard's way back where there is no checkpoint."""
     backend.seed(order.seed)
-    optimizer = optimizer_settings(order.section, execution_for(order, backend, world))
+    execution = execution_for(order, backend, world)
+    optimizer = optimizer_settings(order.section, execution, order.start)
     model = build()
     if order.start is not None:
         model, _ = start_model(backend, model, order.signature, order.start)

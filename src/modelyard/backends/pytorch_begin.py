@@ -52,10 +52,10 @@ class TorchState:
     """Scale and shift that make model form from pictures as they are stored."""
     adapted: Adapted | None = None
     """Of a model with adapters: what a snapshot of it holds."""
-    average: TorchAverage | None = None
-    """Of the weights, where it was asked for."""
     outline: nn.Module | None = None
     """Of a sharded model: what its weights are gathered into for an export."""
+    average: TorchAverage | None = field(init=False)
+    """Of the weights, where it was asked for."""
     recorded: Recorded | None = field(init=False)
     """Both passes of a model whose steps are always alike."""
     kernels: AbstractContextManager[None] = field(init=False)
@@ -63,6 +63,8 @@ class TorchState:
 
     def __post_init__(self) -> None:
         self.kernels = OneDNN() if self.execution.linear == "onednn" else nullcontext()
+        ema = self.settings.ema
+        self.average = TorchAverage(self.model, ema) if ema else None
         plain = self.call is self.model and self.task.own_loss is None
         alike = plain and recordable(self.model, self.parameters, self.execution)
         self.recorded = Recorded(self.model, self.parameters) if alike else None
@@ -153,7 +155,6 @@ def begin_training(
         finish=_finish(spec, device),
         adapted=adapted,
         outline=outline,
-        average=TorchAverage(model, settings.ema) if settings.ema else None,
     )
     if execution.compile:
         warm_up(state.together.runner, execution, subject)

@@ -159,7 +159,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     gradient_norm: Any = None
     """Before clipping; None where neither clipping nor measuring was asked for."""
     samples: dict[str, NDArray[Any]] | None = None
-    """``weights/<name>`` and ``gradients/<name>``: a few thousand values of each, where asked for."""
+    """``weights/<name>`` and ``gradients/<name>``: a few thousand values of each, where asked for. What should
+    have a gradient and got none has an empty one; what is frozen has none."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

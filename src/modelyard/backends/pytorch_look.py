@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -35,6 +36,8 @@ def sampled_values(model: nn.Module) -> dict[str, NDArray[Any]]:
         found[f"weights/{name}"] = _spaced(parameter)
         if parameter.grad is not None:
             found[f"gradients/{name}"] = _spaced(parameter.grad)
+        elif parameter.requires_grad:  # it should have one
+            found[f"gradients/{name}"] = np.zeros(0, np.float32)
     return found
 
 

@@ -133,6 +133,8 @@ class Run(Record, frozen=True, kw_only=True):
     steps: int = 0
     skipped: tuple[int, ...] = ()
     """Steps, from 0, whose batches were left out: with them a loss or gradient was no finite number."""
+    notices: tuple[str, ...] = ()
+    """What people were warned of, in all attempts."""
     best: Checkpoint | None = None
     metrics: dict[str, float] = {}
     """``test/accuracy``, ``validation/loss``, … of the best checkpoint."""

@@ -259,6 +259,7 @@ class Attempts:
             spent=spent,
             cost=self._cost(spent),
             restarts=sum(isinstance(event, Restarted) for event in events),
+            notices=tuple(dict.fromkeys(e.message for e in events if isinstance(e, Noticed))),
             skipped=tuple(
                 sorted(
                     {e.skipped for e in events if isinstance(e, WentBack) and e.skipped is not None}

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.spec.errors import from_os_error
+from modelyard.training.gradient_watch import LOOKS, GradientWatch
 
 FILE = "histograms.jsonl"
 _BINS = 30
 _SECONDS_BETWEEN = 5.0
+_FIRST_LOOKS = LOOKS
+"""So many at the first evaluations, however soon they come: also a short training should be told what is wrong."""
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,18 +41,19 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampler:
-    """Decides when to look (not again within five seconds) and writes down what was seen."""
+    """Decides when to look (after the first looks not again within five seconds) and writes down what was seen."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._last = float("-inf")
+        self._last, self._looks = float("-inf"), 0
+        self._watch = GradientWatch()
 
     def due(self) -> bool:
-        return time.monotonic() - self._last >= _SECONDS_BETWEEN
+        return self._looks < _FIRST_LOOKS or time.monotonic() - self._last >= _SECONDS_BETWEEN
 
-    def write(self, step: int, samples: Mapping[str, NDArray[Any]]) -> None:
-        """Raises StoreError."""
-        self._last = time.monotonic()
+    def write(self, step: int, samples: Mapping[str, NDArray[Any]]) -> list[str]:
+        """What the gradient watch has to say to people. Raises StoreError."""
+        self._last, self._looks = time.monotonic(), self._looks + 1
         tensors = {name: summarise(values) for name, values in samples.items()}
         spread = Spread(
             time=time.time(),
@@ -65,6 +69,7 @@ class Sampler:
                 os.close(handle)
         except OSError as error:
             raise from_os_error(error) from error
+        return self._watch.look(samples)
 
 
 def summarise(values: NDArray[Any]) -> Histogram | None:

@@ -35,7 +35,7 @@ from modelyard.backends.base import Backend, Batch, State, StepSettings
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import BatchMaker, Feed
-from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, StepDone
+from modelyard.spec.records import AnyEvent, CheckpointSaved, Evaluated, Noticed, StepDone
 from modelyard.spec.signature import TextInput
 from modelyard.spec.training import TrainSection
 from modelyard.spec.work import World
@@ -161,7 +161,8 @@ def _run(
         guard.look(window, steps, progress)
         _report(course, clock, window, progress)
         if course.sampler is not None and meetings.samples is not None:
-            course.sampler.write(progress.step, meetings.samples)
+            for words in course.sampler.write(progress.step, meetings.samples):
+                course.emit(Noticed(time=now(), attempt=course.world.attempt, message=words))
         if evaluated and len(course.validation):
             with clock.evaluation():
                 progress = _judge(course, state, progress)

@@ -6,7 +6,7 @@ Run ``python docs/make_reference.py``; a test fails when the page is older than 
 import argparse
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -58,9 +58,12 @@ def _rows(section: type[BaseModel], prefix: str) -> list[tuple[str, str, str, st
         )
         default = "required" if field.default is PydanticUndefined else _shown(field.default)
         if nested:
-            if field.default is None:
+            several = get_origin(field.annotation) is tuple
+            if several:
+                rows.append((f"{prefix}{name}", "array of tables", "none", field.description or ""))
+            elif field.default is None:
                 rows.append((f"{prefix}{name}", "table", "none", "Absent: off."))
-            rows += _rows(nested, f"{prefix}{name}.")
+            rows += _rows(nested, f"{prefix}{name}{'[]' if several else ''}.")
         else:
             rows.append(
                 (

@@ -5,12 +5,21 @@ PyTorch's, as documented at https://docs.pytorch.org/docs/stable/optim.html.
 """
 
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.backends.base import Backend, Batch, OptimizerSettings, Snapshot, StepSettings
+from modelyard.backends.base import (
+    Backend,
+    Batch,
+    OptimizerSettings,
+    Snapshot,
+    StepSettings,
+    WeightGroup,
+)
+from modelyard.spec.optimizers import OPTIMIZERS
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import Signature, Tensor
 
@@ -36,12 +45,43 @@ SETTINGS = {
     "lion": OptimizerSettings(name="lion", weight_decay=0.1),
 }
 
+KERNEL, BIAS = "*[lt]", "*bias"
+"""Patterns for both weights, as PyTorch (weight, bias) and the others (kernel, bias) call them."""
+GROUPS = (
+    WeightGroup(match=BIAS, lr_scale=0.25, weight_decay=0.5),
+    WeightGroup(match=KERNEL, lr_scale=2.0, weight_decay=0.3),
+)
+TREATED = {
+    **{
+        f"{name} in groups": OptimizerSettings(name=name, weight_decay=0.1, groups=GROUPS)
+        for name in OPTIMIZERS
+    },
+    "no decay": OptimizerSettings(name="sgd", weight_decay=0.1, no_decay=(KERNEL,)),
+    "frozen bias": OptimizerSettings(name="adamw", weight_decay=0.1, freeze=(BIAS,)),
+    "frozen kernel": OptimizerSettings(name="lion", weight_decay=0.1, freeze=(KERNEL,)),
+}
+CLIP = 0.03
+"""Of each number; about half of those of a first gradient are larger."""
+
+
+def asked(chosen: OptimizerSettings, axes: int) -> tuple[float, float]:
+    """Rate and decay of the kernel (2 axes) or the bias (1), by hand; a rate of 0 for the frozen one."""
+    pattern = KERNEL if axes == 2 else BIAS
+    if pattern in chosen.freeze:
+        return 0.0, 0.0
+    decay = 0.0 if axes == 1 or pattern in chosen.no_decay else chosen.weight_decay
+    for group in chosen.groups:
+        if group.match == pattern:
+            assert group.weight_decay is not None
+            return RATE * group.lr_scale, group.weight_decay if axes == 2 else 0.0
+    return RATE, decay
+
 
 def rule(chosen: OptimizerSettings, w: Array, g: Array, kept: dict[str, Array], t: int) -> Array:
     """One step of one weight, number ``t`` from 1; ``kept`` is what the rule remembers."""
-    rate, zero = RATE, np.zeros_like(w)
+    zero = np.zeros_like(w)
     (b1, b2), eps, mu = chosen.betas, chosen.epsilon, chosen.momentum
-    decay = chosen.weight_decay if w.ndim > 1 else 0.0
+    rate, decay = asked(chosen, w.ndim)
     if chosen.name not in ("adamw", "lion"):
         g = g + decay * w
     match chosen.name:
@@ -93,39 +133,48 @@ def gradients(kernel: Array, bias: Array, x: Any, y: Any) -> tuple[Array, Array]
     return x.T.astype(np.float64) @ slopes / len(x), slopes.mean(axis=0)
 
 
-def by_hand(chosen: OptimizerSettings) -> tuple[Array, Array]:
-    """The weights after twenty steps."""
+def by_hand(chosen: OptimizerSettings, clip: float | None = None) -> tuple[Array, Array]:
+    """The weights after twenty steps; ``clip``: most that a number of a gradient may be off 0."""
     kernel, bias = first_weights()
     kept: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     for t, (x, y) in enumerate(batches(), 1):
         found = gradients(kernel, bias, x, y)
+        if clip is not None:
+            found = np.clip(found[0], -clip, clip), np.clip(found[1], -clip, clip)
         kernel = rule(chosen, kernel, found[0], kept[0], t)
         bias = rule(chosen, bias, found[1], kept[1], t)
     return kernel, bias
 
 
 def by_backend(
-    backend: Backend, models: Sequence[object], chosen: OptimizerSettings
+    backend: Backend,
+    models: Sequence[object],
+    chosen: OptimizerSettings,
+    clip: float | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The same with a backend's linear model; the kernel as (features, classes).
 
     With two models the second one takes over in the middle, from a snapshot.
     """
     state = backend.begin(models[0], TASK, chosen, SIGNATURE)
-    state = backend.restore(state, _given(backend.snapshot(state)))
+    state = backend.restore(state, given(backend.snapshot(state)))
     for seed, (x, y) in enumerate(batches()):
         if seed == 10 and len(models) > 1:
             middle = backend.snapshot(state)
             state = backend.begin(models[1], TASK, chosen, SIGNATURE)
             state = backend.restore(state, middle)
         batch = Batch(inputs=x, targets=y, global_size=SAMPLES)
-        state, _ = backend.step(state, batch, StepSettings(learning_rate=RATE, seed=seed))
-    ends = [a for n, a in backend.snapshot(state).tensors.items() if n.startswith("model.")]
+        settings = StepSettings(learning_rate=RATE, seed=seed, clip_value=clip)
+        state, _ = backend.step(state, batch, settings)
+    tensors = backend.snapshot(state).tensors
+    for pattern in chosen.freeze:
+        assert not [name for name in tensors if fnmatch(name, f"optimizer.{pattern}.*")]
+    ends = [a for n, a in tensors.items() if n.startswith("model.")]
     kernel, bias = sorted(ends, key=lambda array: -array.ndim)
     return (kernel if kernel.shape == (FEATURES, CLASSES) else kernel.T), bias
 
 
-def _given(own: Snapshot) -> Snapshot:
+def given(own: Snapshot) -> Snapshot:
     """``first_weights`` under the names that the backend has for them."""
     kernel, bias = first_weights()
     found = {}

@@ -86,6 +86,32 @@ def test_what_is_frozen_stays_and_what_layers_add_counts() -> None:
     assert losses[0] > penalty > 0.05
 
 
+def test_what_is_frozen_by_name_or_by_hand_stays_bit_for_bit() -> None:
+    """By a pattern, by a layer and by one variable; a batch norm as a whole keeps its statistics too."""
+    inputs = keras.Input((4,))
+    by_layer = keras.layers.Dense(4, name="by_layer", trainable=False)
+    by_hand, by_pattern = (keras.layers.Dense(4, name=name) for name in ("by_hand", "by_pattern"))
+    whole, half = (keras.layers.BatchNormalization(name=name) for name in ("whole", "half"))
+    inner = half(whole(by_pattern(by_hand(by_layer(inputs)))))
+    outputs = keras.layers.Dense(3, name="head")(inner)
+    model = keras.Model(inputs, outputs)
+    by_hand.bias.trainable = False
+    case = Case(backend="keras", build="none:none", input_shape=(4,))
+    backend = open_backend("keras")
+    freeze = ("by_pattern/*", "whole/*", "half/gamma")
+    settings = OptimizerSettings(name="adamw", weight_decay=0.1, freeze=freeze)
+    state = backend.begin(model, case.task, settings, case.signature)
+    assert not state.subject.others
+    before = backend.snapshot(state)
+    state, _ = _train(backend, state, case, range(3))
+    after = backend.snapshot(state).tensors
+    changed = {n for n, a in before.tensors.items() if not np.array_equal(a, after[n])}
+    trained = {"by_hand/kernel", "half/beta", "head/kernel", "head/bias"}
+    weights = {n.removeprefix("model.") for n in changed if n.startswith("model.")}
+    assert weights == trained | {"half/moving_mean", "half/moving_variance"}
+    assert {n.split(".")[1] for n in after if n.startswith("optimizer.")} == trained
+
+
 def test_workers_agree_on_running_statistics(tmp_path: Path) -> None:
     run_workers(tmp_path, ODD, ADAMW, steps=3, seeds=(1, 2))
     first, second = (read_result(tmp_path, rank, "end").tensors for rank in (0, 1))

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from modelyard.backends.base import OptimizerSettings
-from modelyard.backends.pytorch_optimizer import Update, make_optimizer
+from modelyard.backends.base import OptimizerSettings, WeightGroup
+from modelyard.backends.pytorch_optimizer import Update, make_optimizer, treat
+from modelyard.backends.pytorch_parallel import running_statistics
+from modelyard.spec.errors import ModelError
 
-NAMES = ["sgd", "adam", "adamw"]
+NAMES = ["sgd", "adam", "adamw", "rmsprop", "adagrad", "lion"]
 
 
 def network() -> nn.Sequential:
@@ -19,7 +21,8 @@ def network() -> nn.Sequential:
 
 
 def make(model: nn.Module, name: str) -> torch.optim.Optimizer:
-    return make_optimizer(tuple(model.parameters()), OptimizerSettings(name=name, weight_decay=0.1))
+    settings = OptimizerSettings(name=name, weight_decay=0.1)
+    return make_optimizer(dict(model.named_parameters()), settings, treat(model, settings))
 
 
 def plain(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:
@@ -87,3 +90,57 @@ def test_a_state_that_was_replaced_is_the_one_that_is_used(name: str) -> None:
     update.forget()
     train(ours, update, range(4, 8))
     assert all(torch.equal(after[key], value) for key, value in ours.state_dict().items())
+
+
+def test_what_is_frozen_by_name_or_by_hand_has_no_state_and_stays() -> None:
+    model = network()
+    model[3].bias.requires_grad_(False)
+    settings = OptimizerSettings(name="adamw", weight_decay=0.1, freeze=("0.*",))
+    treated = treat(model, settings)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(named, settings, treated)
+    before = copy.deepcopy(model.state_dict())
+    train(model, Update(optimizer), range(5))
+    trained = {"1.weight", "1.bias", "3.weight"}
+    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == trained and len(optimizer.state) == len(trained)
+
+
+def test_a_model_without_anything_to_train_is_refused() -> None:
+    with pytest.raises(ModelError, match="nothing to train: none of its parameters"):
+        treat(network().requires_grad_(False), OptimizerSettings(name="sgd"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_have_their_own_rates(name: str) -> None:
+    """A tenth of the rate for one layer: the same as a training with a tenth, where the other layer is frozen."""
+    ends = []
+    for scale, rate in ((0.1, 1.0), (1.0, 0.1)):
+        model = network()
+        groups = (WeightGroup(match="3.*", lr_scale=scale, weight_decay=0.2),)
+        settings = OptimizerSettings(name=name, groups=groups, freeze=("0.*", "1.*"))
+        treated = treat(model, settings)
+        named = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        update = Update(make_optimizer(named, settings, treated))
+        train(model, lambda at, update=update, rate=rate: update(at * rate), range(6))  # type: ignore[misc]
+        ends.append(model[3].weight.detach().clone())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-7)
+    assert not torch.equal(ends[0], network()[3].weight)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "stays"), [("1.*", True), ("1.weight", False), ("[01].*", True)]
+)
+def test_a_batch_norm_that_is_frozen_as_a_whole_keeps_its_statistics(
+    freeze: str, stays: bool
+) -> None:
+    """And computes with them, in training as in service."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    treat(model, OptimizerSettings(name="sgd", freeze=(freeze,)))
+    before = copy.deepcopy(model[1].state_dict())
+    model.eval()
+    model.train()
+    assert model.training and model[1].training is not stays
+    model(torch.randn(8, 6))
+    assert torch.equal(model[1].running_mean, before["running_mean"]) is stays
+    assert (running_statistics(model) == []) is stays  # nothing that workers would average

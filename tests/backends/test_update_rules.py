@@ -16,7 +16,9 @@ import rules
 sys.path.pop(0)
 from modelyard.backends.base import Backend, OptimizerSettings
 
+KINDS = {**rules.SETTINGS, **rules.TREATED}
 SETTINGS = pytest.mark.parametrize("kind", rules.SETTINGS)
+ALL = pytest.mark.parametrize("kind", KINDS)
 OF_KERAS = [
     kind
     for kind, chosen in rules.SETTINGS.items()
@@ -36,10 +38,13 @@ def close(found: tuple[Any, Any], wanted: tuple[Any, Any]) -> None:
 
 def check(backend: Callable[[], Backend], model: Callable[[], object], kind: str) -> None:
     """Twenty steps by hand, in one go, and with a fresh start from the state after the tenth."""
-    chosen = rules.SETTINGS[kind]
-    whole = rules.by_backend(backend(), [model()], chosen)
-    close(whole, rules.by_hand(chosen))
-    again = rules.by_backend(backend(), [model(), model()], chosen)
+    chosen, clip = KINDS[kind], rules.CLIP if kind in rules.TREATED else None
+    whole = rules.by_backend(backend(), [model()], chosen, clip)
+    wanted = rules.by_hand(chosen, clip)
+    close(whole, wanted)
+    for mine, theirs, first in zip(whole, wanted, rules.first_weights(), strict=True):
+        assert np.array_equal(mine, first) == np.array_equal(theirs, first)  # what is frozen
+    again = rules.by_backend(backend(), [model(), model()], chosen, clip)
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
 
 
@@ -52,7 +57,7 @@ def test_the_rules_move_the_weights_and_differ() -> None:
         assert min(np.abs(kernel - other).max() for other in others) > 1e-3, kind
 
 
-@SETTINGS
+@ALL
 def test_pytorch(kind: str) -> None:
     torch = pytest.importorskip("torch")
     from modelyard.backends.pytorch import PyTorch
@@ -60,7 +65,7 @@ def test_pytorch(kind: str) -> None:
     check(PyTorch, lambda: torch.nn.Linear(6, 3), kind)
 
 
-@SETTINGS
+@ALL
 def test_jax(kind: str) -> None:
     jax = pytest.importorskip("jax")
     from modelyard.backends.jax import Jax
@@ -74,7 +79,7 @@ def test_jax(kind: str) -> None:
     check(Jax, lambda: (init, apply), kind)
 
 
-@SETTINGS
+@ALL
 def test_keras(kind: str) -> None:
     keras = pytest.importorskip("keras")
     from modelyard.backends.keras import Keras
@@ -89,14 +94,14 @@ def test_keras_elsewhere(framework: str) -> None:
     pytest.importorskip(framework)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
-        [*command, *(f"{__file__}::test_keras[{kind}]" for kind in rules.SETTINGS)],
+        [*command, *(f"{__file__}::test_keras[{kind}]" for kind in KINDS)],
         capture_output=True,
         text=True,
         env={**os.environ, "KERAS_BACKEND": framework},
         timeout=170,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    assert f"{len(rules.SETTINGS)} passed" in done.stdout
+    assert f"{len(KINDS)} passed" in done.stdout
 
 
 @SETTINGS

@@ -129,6 +129,50 @@ def test_what_means_nothing_to_an_optimizer_is_a_mistake(
     assert words in mistakes(folder, text)[f"13 train.optimizer.{field}"]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "field", "words"),
+    [
+        ('name = "cosine", gamma = 0.5', "gamma", "it with 'step' or 'exponential'"),
+        ("factor = 0.5", "factor", "means nothing to 'cosine'"),
+        ('name = "constant", floor = 0.1', "floor", "means nothing to 'constant'"),
+        ('name = "step"', "name", "does not say when it drops"),
+        ('name = "step", every = 3, milestones = [2]', "name", "every and milestones"),
+        ('name = "onecycle"', "name", "did you mean 'one-cycle'?"),
+    ],
+)
+def test_what_means_nothing_to_a_schedule_is_a_mistake(
+    folder: Path, schedule: str, field: str, words: str
+) -> None:
+    text = f"{GOOD}schedule = {{ {schedule} }}\n"
+    assert words in mistakes(folder, text)[f"14 train.schedule.{field}"]
+
+
+def test_groups_of_weights_and_a_mistake_in_one(folder: Path) -> None:
+    groups = """
+[[train.optimizer.groups]]
+match = "a.*"
+lr_scale = 0.5
+[[train.optimizer.groups]]
+mach = "b.*"
+"""
+    text = GOOD.replace('optimizer = { name = "sgd", lr = 0.1 }\n', groups)
+    found = mistakes(folder, text)
+    assert "did you mean 'match'?" in found["18 train.optimizer.groups.1.mach"]
+    assert any("is missing" in message for message in found.values())
+    (folder / "yard.toml").write_text(text.replace("mach", "match"))
+    project = read_project(folder, {"train.freeze": ["c.*"]}, environment={})
+    assert [group.match for group in project.train.optimizer.groups] == ["a.*", "b.*"]
+    assert project.train.freeze == ("c.*",)
+
+
+def test_pairs_that_exclude_each_other(folder: Path) -> None:
+    found = mistakes(folder, GOOD + "clip_norm = 1.0\nclip_value = 0.5\n")
+    assert "one of the two" in found["15 train.clip_value"]
+    text = GOOD.replace("[model]", "split = { validation = 0 }\n[model]")
+    found = mistakes(folder, text + 'schedule = { name = "plateau" }\n')
+    assert "waits for evaluations" in next(iter(found.values()))
+
+
 def test_a_missing_field_names_its_section(folder: Path) -> None:
     found = mistakes(folder, GOOD.replace('build = "cnn-small"', ""))
     assert "is missing" in found["8 model.build"]

@@ -12,6 +12,8 @@ A backend owns a *state* (model, optimizer, whatever it compiles), opaque to eve
   pictures as they are stored too, uint8, and finish them on the device: ``x * input.scale +
   input.shift`` a channel, in float32, after the conversion to float32.
   The losses are those of ``self.opened(task, loss)``: ``losses(self.ops, outputs, targets)``.
+- ``begin`` treats weights by name as ``optimizer`` asks (``parameter_rules.py``): what is frozen has no gradient
+  and no optimizer state, and is equal bit for bit in the end.
 - ``step`` does one optimizer step on this worker's share of a global batch, so that the result
   equals a single process's step on the whole batch: the loss is the sum over local samples divided
   by the *global* batch size, gradients are summed over workers. With ``batch.other_targets`` the
@@ -91,6 +93,14 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of weights that are trained whole beside them."""
 
 
+class WeightGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Weights whose names match a pattern, and how they differ from the others."""
+
+    match: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
 _LATER: Any = None
 """A default that depends on the optimizer's name."""
 
@@ -110,6 +120,11 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[float, float] = _LATER
     epsilon: float = _LATER
     rho: float = _LATER
+    freeze: tuple[str, ...] = ()
+    """Patterns of weights that no step changes; for these four see ``parameter_rules``."""
+    no_decay: tuple[str, ...] = ()
+    groups: tuple[WeightGroup, ...] = ()
+    layer_decay: float = 1.0
     ema: float = 0.0
     """Decay of the moving average of weights that is judged and exported; 0: there is none."""
     execution: Execution = Execution()
@@ -145,6 +160,8 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     """Already specific to run, step and rank."""
     clip_norm: float | None = None
+    clip_value: float | None = None
+    """Most that a number of the whole batch's gradient may be off 0; without ``clip_norm``."""
     measure_norm: bool = False
     """Give the gradient norm also where nothing is clipped; asked for a few times a second at most."""
     sample_values: bool = False

@@ -30,6 +30,7 @@ from modelyard.backends.jax_model import Arrays, Functional, check_model, functi
 from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
 from modelyard.backends.jax_step import Programs, compile_programs, seed_words
+from modelyard.backends.jax_treatment import treat
 from modelyard.backends.jax_update import State as OptimizerState
 from modelyard.backends.jax_update import begin_state, make_update
 from modelyard.backends.jax_workers import (
@@ -115,11 +116,15 @@ class Jax(Backend):
     ) -> JaxState:
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         execution = self._execution(optimizer.execution)
-        opened, update = self.opened(task, loss), make_update(optimizer)
+        opened = self.opened(task, loss)
         found, words = functional(model, self._key()), ""
         if optimizer.lora is not None:
             found, words = with_adapters(found, optimizer.lora, self._key())
         check_model(found, opened.output_size, signature)
+        treated = treat(found, optimizer, signature)
+        if frozen := frozenset(name for name, one in treated.items() if not one.trained):
+            found = functional(model, self._key(), frozen)
+        update = make_update(optimizer, [treated[name] for name in found.trained_names])
         parameters, kept = self._equal(found.parameters), self._equal(found.kept)
         half = execution.precision == "bfloat16"
         base = base_digest(found, kept) if optimizer.lora else ""
@@ -129,7 +134,7 @@ class Jax(Backend):
             settings=optimizer,
             execution=execution,
             parameters=parameters,
-            optimizer=begin_state(optimizer, parameters),
+            optimizer=begin_state(optimizer, found.trained(parameters)),
             kept=kept,
             average=JaxAverage(found, parameters, optimizer.ema) if optimizer.ema else None,
             integers=input_type(signature) == np.int32,
@@ -221,9 +226,11 @@ class Jax(Backend):
         export_onnx(model, parameters, kept, path, signature)
 
     def _step(self, state: JaxState, batch: Batch, settings: StepSettings) -> StepResult:
-        rate, limit = np.float32(settings.learning_rate), None
-        if settings.clip_norm is not None:
-            limit = np.float32(settings.clip_norm)
+        rate = np.float32(settings.learning_rate)
+        limits = tuple(
+            None if limit is None else np.float32(limit)
+            for limit in (settings.clip_value, settings.clip_norm)
+        )
         most = state.execution.micro_batch or len(batch.targets)
         if self._world.size == 1 and len(batch.targets) <= most:
             self.before_exchange()
@@ -233,13 +240,13 @@ class Jax(Backend):
                 state.kept,
                 self._batch(state, batch, settings.seed, slice(None)),
                 rate,
-                limit,
+                limits,
             )
             state.parameters, state.optimizer, state.kept, loss, norm, gradients = new
         else:
             flat, counts, loss = self._gathered(state, batch, settings.seed, most)
             new = state.programs.update(
-                state.parameters, state.optimizer, state.kept, counts, flat, rate, limit
+                state.parameters, state.optimizer, state.kept, counts, flat, rate, limits
             )
             state.parameters, state.optimizer, state.kept, norm, gradients = new
         if state.average is not None:
@@ -343,7 +350,8 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
 def _samples(state: JaxState, gradients: Arrays) -> dict[str, NDArray[Any]]:
     """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors."""
     found: dict[str, NDArray[Any]] = {}
-    named = list(zip(state.model.names, state.parameters, gradients, strict=True))
+    trained = state.model.trained(state.parameters)
+    named = list(zip(state.model.trained_names, trained, gradients, strict=True))
     for name, weights, gradient in named[:: max(1, -(-len(named) // _MOST_TENSORS))]:
         for kind, array in (("weights", weights), ("gradients", gradient)):
             flat = np.asarray(array, np.float32).reshape(-1)

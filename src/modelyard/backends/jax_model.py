@@ -35,6 +35,29 @@ class Functional:
     """What forward changes and no gradient does: running statistics."""
     forward: Forward
     """Parameters, what is kept, inputs, and a key in training -> outputs, and what is kept then."""
+    frozen: frozenset[str] = frozenset()
+    """Names of parameters that are not trained."""
+    still: frozenset[str] = frozenset()
+    """Names of what is kept and yet changed by nothing: statistics of frozen norms."""
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name not in self.frozen)
+
+    def trained(self, parameters: Arrays) -> Arrays:
+        """Those of all ``parameters`` that are trained."""
+        if not self.frozen:
+            return parameters
+        pairs = zip(self.names, parameters, strict=True)
+        return [array for name, array in pairs if name not in self.frozen]
+
+    def joined(self, parameters: Arrays, trained: Arrays) -> Arrays:
+        """All ``parameters``, with ``trained`` in the places of the trained ones."""
+        if not self.frozen:
+            return trained
+        new = iter(trained)
+        pairs = zip(self.names, parameters, strict=True)
+        return [old if name in self.frozen else next(new) for name, old in pairs]
 
     fixed: int = 0
     """How many at the end of ``kept`` nothing changes: frozen weights, in no checkpoint."""
@@ -50,14 +73,18 @@ class Functional:
         return replace(self, parameters=parameters, kept=kept)
 
 
-def functional(model: object, key: jax.Array) -> Functional:
-    """Raises ModelError for what is neither a module nor a pair of functions."""
+def functional(model: object, key: jax.Array, frozen: frozenset[str] = frozenset()) -> Functional:
+    """The model whose parameters named in ``frozen`` are not trained.
+
+    A batch norm that is frozen as a whole computes as in service, and its running statistics stay too.
+    Raises ModelError for what is neither a module nor a pair of functions.
+    """
     if isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model):
-        return _from_pair(model[0], model[1], key)
+        return replace(_from_pair(model[0], model[1], key), frozen=frozen)
     from flax import nnx  # only here: a model of plain functions needs no Flax
 
     if isinstance(model, nnx.Module):
-        return _from_module(model)
+        return replace(_from_module(model, frozen), frozen=frozen)
     raise ModelError(
         f"the model's function returned a {type(model).__qualname__}, "
         "neither a flax.nnx.Module nor two functions",
@@ -122,13 +149,22 @@ def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Arr
     return Functional(names, [jnp.asarray(p) for p in parameters], (), [], forward)
 
 
-def _from_module(model: Any) -> Functional:
+def _from_module(model: Any, frozen: frozenset[str]) -> Functional:
     from flax import nnx
 
     kinds = _kinds()
     model.eval()
     serving = nnx.split(model, *kinds)[0]
     model.train()
+    still: set[str] = set()
+    for path, module in nnx.iter_modules(model) if frozen else ():
+        own, statistics = (
+            {".".join([*map(str, path), name]) for name in named(nnx.state(module, kind))[0]}
+            for kind in (nnx.Param, nnx.BatchStat)
+        )
+        if isinstance(module, nnx.BatchNorm) and own and own <= frozen:
+            module.eval()
+            still |= statistics
     training, trained, keys, counts, others = nnx.split(model, *kinds)
     names, parameters, outline = named(trained)
     kept_names, kept, kept_outline = named(others)
@@ -150,7 +186,7 @@ def _from_module(model: Any) -> Functional:
         outputs = whole(inputs)
         return outputs, jax.tree.leaves(nnx.split(whole, *kinds)[4])
 
-    return Functional(names, parameters, kept_names, kept, forward)
+    return Functional(names, parameters, kept_names, kept, forward, still=frozenset(still))
 
 
 def module_states(model: Any) -> tuple[Any, Any]:

@@ -28,7 +28,7 @@ def snapshot_of(
         else:
             found |= {
                 f"optimizer.{name}.{quantity}": array
-                for name, array in zip(model.names, arrays, strict=True)
+                for name, array in zip(model.trained_names, arrays, strict=True)
             }
     return Snapshot(
         tensors={name: _array(name, array) for name, array in found.items()},
@@ -70,7 +70,7 @@ def restored(
             continue
         fresh[quantity] = [
             _taken(_wanted(given, f"optimizer.{name}.{quantity}", array.shape), array)
-            for name, array in zip(model.names, arrays, strict=True)
+            for name, array in zip(model.trained_names, arrays, strict=True)
         ]
     return parameters, kept, fresh
 

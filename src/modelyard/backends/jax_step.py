@@ -6,6 +6,7 @@ batch. Whether a norm or samples are asked for never changes the arithmetic of a
 training that is looked at in other moments stays the same bit for bit.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from modelyard.backends.jax_update import State, Update
 from modelyard.spec.signature import ImageInput, NaturalInput
 from modelyard.tasks.base import Task
 
+Limits = tuple[Any, Any]
+"""Of each number in a gradient, and of the norm; None: none."""
 Answers = tuple[jax.Array, ...]
 """Targets; of blends also the other targets and the weights."""
 
@@ -46,25 +49,27 @@ def compile_programs(
 ) -> Programs:
     """``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
     finish = _finish(spec)
-    own = len(model.kept) - model.fixed
-    sizes = [int(np.prod(p.shape)) for p in (*model.parameters, *_floats(model.kept[:own]))]
-    count = len(model.parameters)
+    outlines, averaged = model.trained(model.parameters), model.averaged
+    members = (*outlines, *itertools.compress(model.kept, averaged))
+    sizes, count = [int(np.prod(p.shape)) for p in members], len(outlines)
     differentiate = jax.value_and_grad(_loss_of(model, task, finish, half=half), has_aux=True)
     moved = _moving(update)
 
     def alone(
-        parameters: Arrays, state: State, kept: Arrays, batch: Any, rate: Any, limit: Any
+        parameters: Arrays, state: State, kept: Arrays, batch: Any, rate: Any, limits: Limits
     ) -> Any:
-        (loss, kept), gradients = differentiate(parameters, kept, *batch)
-        parameters, state, norm = moved(parameters, gradients, state, rate, limit)
-        return parameters, state, kept, loss, norm, gradients
+        trained = model.trained(parameters)
+        (loss, kept), gradients = differentiate(trained, parameters, kept, *batch)
+        trained, state, norm = moved(trained, gradients, state, rate, limits)
+        return model.joined(parameters, trained), state, kept, loss, norm, gradients
 
     def gradients(parameters: Arrays, kept: Arrays, batch: Any, share: jax.Array) -> Any:
         """One flat array: gradients, and running statistics by this worker's share of the batch."""
-        (loss, after), found = differentiate(parameters, kept, *batch)
+        (loss, after), found = differentiate(model.trained(parameters), parameters, kept, *batch)
         pieces = [g.astype(jnp.float32) for g in found]
-        pieces += [value.astype(jnp.float32) * share for value in _floats(after[:own])]
-        counts = [value for value in after[:own] if not _is_float(value)]
+        means = itertools.compress(after, averaged)
+        pieces += [value.astype(jnp.float32) * share for value in means]
+        counts = [value for value, mean in zip(after, averaged, strict=False) if not mean]
         return jnp.concatenate([piece.reshape(-1) for piece in pieces]), counts, loss
 
     def finish_step(
@@ -74,17 +79,18 @@ def compile_programs(
         counts: Arrays,
         flat: jax.Array,
         rate: Any,
-        limit: Any,
+        limits: Limits,
     ) -> Any:
+        trained = model.trained(parameters)
         pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
-        found = [p.reshape(like.shape) for p, like in zip(pieces, parameters, strict=False)]
+        found = [p.reshape(like.shape) for p, like in zip(pieces, trained, strict=False)]
         means, whole = iter(pieces[count:]), iter(counts)
         kept = [
-            next(means).reshape(old.shape).astype(old.dtype) if _is_float(old) else next(whole)
-            for old in kept[:own]
-        ] + kept[own:]
-        parameters, state, norm = moved(parameters, found, state, rate, limit)
-        return parameters, state, kept, norm, found
+            next(means).reshape(old.shape).astype(old.dtype) if mean else next(whole)
+            for old, mean in zip(kept, averaged, strict=False)
+        ] + kept[len(averaged) :]
+        trained, state, norm = moved(trained, found, state, rate, limits)
+        return model.joined(parameters, trained), state, kept, norm, found
 
     return Programs(
         alone=jax.jit(alone, donate_argnums=(0, 1, 2)),
@@ -115,6 +121,7 @@ def _loss_of(
     """This worker's part of the global mean loss, and what the model keeps."""
 
     def loss_of(
+        trained: Arrays,
         parameters: Arrays,
         kept: Arrays,
         inputs: jax.Array,
@@ -123,6 +130,7 @@ def _loss_of(
         size: jax.Array,
     ) -> tuple[jax.Array, Arrays]:
         key, finished = jax.random.wrap_key_data(seed), finish(inputs)
+        parameters = model.joined(parameters, trained)
         if half:
             parameters, finished = [_halved(p) for p in parameters], _halved(finished)
         outputs, after = model.forward(parameters, kept, finished, key)
@@ -139,12 +147,14 @@ def _loss_of(
 
 
 def _moving(update: Update) -> Callable[..., tuple[Arrays, State, Any]]:
-    """An update, after clipping where a limit is given."""
+    """An update, after clipping where a limit is given: by value, by norm."""
 
     def moved(
-        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limit: Any
+        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limits: Limits
     ) -> tuple[Arrays, State, Any]:
-        norm = None
+        norm, (bound, limit) = None, limits
+        if bound is not None:
+            gradients = [jnp.clip(gradient, -bound, bound) for gradient in gradients]
         if limit is not None:
             norm = _norm(gradients)
             factor = jnp.minimum(limit / (norm + 1e-6), 1.0)
@@ -166,10 +176,6 @@ def _norm(gradients: Arrays) -> jax.Array:
 
 def _is_float(value: jax.Array) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
-def _floats(values: Arrays) -> Arrays:
-    return [value for value in values if _is_float(value)]
 
 
 def _halved(value: jax.Array) -> jax.Array:

@@ -1,12 +1,12 @@
 """The optimizers' arithmetic in JAX: number for number what PyTorch's optimizers do, so that both learn alike.
 
 The state is a dictionary: a quantity's name to one array for each parameter, and ``step`` to how
-many steps there were. Decay is for matrices and kernels only: norms and biases have fewer than two axes.
+many steps there were.
 The papers are named beside the optimizers' table, in ``spec/optimizers.py``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from modelyard.backends.base import OptimizerSettings
 from modelyard.backends.optimizers import check_name, is_decoupled, quantities
+from modelyard.backends.parameter_rules import Treatment
 
 Arrays = list[jax.Array]
 State = dict[str, Any]
@@ -25,8 +26,8 @@ Move = Callable[[jax.Array, jax.Array, Held, jax.Array], tuple[jax.Array, Held]]
 """Parameter, gradient, what is kept of it, learning rate -> the new ones."""
 
 
-def make_update(settings: OptimizerSettings) -> Update:
-    """Raises TrainingError for an optimizer that is not there."""
+def make_update(settings: OptimizerSettings, treated: Sequence[Treatment]) -> Update:
+    """``treated``: how each parameter is. Raises TrainingError for an optimizer that is not there."""
     check_name(settings, "jax")
     names, decoupled = quantities(settings), is_decoupled(settings)
 
@@ -38,13 +39,14 @@ def make_update(settings: OptimizerSettings) -> Update:
         moved: Arrays = []
         after: dict[str, Arrays] = {name: [] for name in names}
         for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
-            decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            decay, scale = treated[place].decay, treated[place].scale
+            own_rate = rate if scale == 1.0 else rate * scale
             if decay and decoupled:
-                parameter = parameter * (1 - rate * decay)  # noqa: PLW2901
+                parameter = parameter * (1 - own_rate * decay)  # noqa: PLW2901
             elif decay:
                 gradient = gradient + decay * parameter  # noqa: PLW2901
             held = tuple(state[name][place] for name in names)
-            parameter, held = move(parameter, gradient, held, rate)  # noqa: PLW2901
+            parameter, held = move(parameter, gradient, held, own_rate)  # noqa: PLW2901
             moved.append(parameter)
             for name, value in zip(names, held, strict=True):
                 after[name].append(value)

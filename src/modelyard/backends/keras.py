@@ -53,7 +53,7 @@ from modelyard.backends.keras_model import (
     set_precision,
     subject_of,
 )
-from modelyard.backends.keras_optimizer import factors
+from modelyard.backends.keras_optimizer import Limits, factors
 from modelyard.backends.keras_start import put_weights, weights_of
 from modelyard.backends.keras_state import restore_average, restore_state, snapshot_state
 from modelyard.backends.lora import other_base
@@ -166,16 +166,17 @@ class Keras(Backend):
         with explain(self._world, self._device):
             samples = self._sampled(state, batch, settings) if settings.sample_values else None
             changing = factors(settings.learning_rate, state.steps + 1, state.settings.betas)
-            clip, measure = settings.clip_norm, settings.measure_norm
+            limits = Limits(norm=settings.clip_norm, value=settings.clip_value)
+            measure = settings.measure_norm
             if self._world.size == 1 and not state.execution.micro_batch:
                 seeds = seed_values(state.subject, settings.seed)
                 given = (batch.inputs, _answers(batch), seeds, batch.global_size)
-                loss, norm = state.program.whole(*given, changing, clip, measure)
+                loss, norm = state.program.whole(*given, changing, limits, measure)
             else:
                 loss, flat = self._gradients(state, batch, settings.seed)
                 self.before_exchange()
                 self._add(state.subject, flat, len(batch.inputs) / batch.global_size)
-                norm = state.program.apply(flat, changing, clip, measure)
+                norm = state.program.apply(flat, changing, limits, measure)
         state.steps += 1
         if state.average is not None:
             state.average.follow()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
+from modelyard.backends.keras_optimizer import Limits
 from modelyard.spec.errors import ExportError
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
@@ -73,15 +74,14 @@ class Program:
         seeds: Array,
         size: float,
         factors: Array,
-        clip: float | None,
+        limits: Limits,
         measure: bool,
     ) -> tuple[Tensor, Tensor]:
-        limit = np.float32(np.inf if clip is None else clip)
         self._weights, self._rest, self.slots, loss, norm = self._whole(
             self._weights, self._rest, self.slots,
-            inputs, tuple(answers), seeds, np.float32(size), factors, limit,
+            inputs, tuple(answers), seeds, np.float32(size), factors, _given(limits),
         )  # fmt: skip
-        return loss, norm if measure or clip is not None else None
+        return loss, norm if measure or limits.norm is not None else None
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
@@ -91,12 +91,11 @@ class Program:
         )
         return loss, np.array(flat)
 
-    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
-        limit = np.float32(np.inf if clip is None else clip)
+    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
         self._weights, self._rest, self.slots, norm = self._apply(
-            self._weights, self._rest, self.slots, flat, factors, limit
+            self._weights, self._rest, self.slots, flat, factors, _given(limits)
         )
-        return norm if measure or clip is not None else None
+        return norm if measure or limits.norm is not None else None
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         return np.asarray(self._outputs(self._weights, self._rest, inputs))
@@ -176,7 +175,7 @@ class Program:
         seeds: Tensor,
         size: Tensor,
         factors: Tensor,
-        clip: Tensor,
+        clip: tuple[Tensor, Tensor],
     ) -> Any:
         loss, gradients, rest = self._loss_and_gradients(
             weights, rest, inputs, answers, seeds, size
@@ -191,7 +190,7 @@ class Program:
         slots: list[list[Tensor]],
         flat: Tensor,
         factors: Tensor,
-        clip: Tensor,
+        clip: tuple[Tensor, Tensor],
     ) -> Any:
         rest = list(rest)
         shapes = [w.shape for w in weights] + [rest[place].shape for place in self._kept]
@@ -210,16 +209,18 @@ class Program:
         slots: list[list[Tensor]],
         gradients: list[Tensor],
         factors: Tensor,
-        clip: Tensor,
+        clip: tuple[Tensor, Tensor],
     ) -> tuple[list[Tensor], list[list[Tensor]], Tensor]:
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients))
-        share = jnp.minimum(clip / (norm + 1e-6), 1.0)
+        norm, (limit, bound) = _norm(gradients), clip
+        if bound is not None:
+            gradients = [jnp.clip(gradient, -bound, bound) for gradient in gradients]
+        share = jnp.minimum(limit / (norm + 1e-6), 1.0)
         rule: Any = self._subject.rule.update
         update = partial(rule, factors=factors)
         made = [
-            update(weight, gradient * share, held, decay=decay)
-            for weight, gradient, held, decay in zip(
-                weights, gradients, slots, self._subject.decays, strict=True
+            update(weight, gradient * share, held, treated=treated)
+            for weight, gradient, held, treated in zip(
+                weights, gradients, slots, self._subject.treated, strict=True
             )
         ]
         return [weight for weight, _ in made], [held for _, held in made], norm
@@ -243,3 +244,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     program: Callable[..., Any] = jax.jit(jax.value_and_grad(summed, has_aux=True))
     return program
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients))
+
+
+def _given(limits: Limits) -> tuple[Any, Any]:
+    """As a program takes them: the norm's is always there, so that the same one computes with and without."""
+    norm = np.float32(np.inf if limits.norm is None else limits.norm)
+    return norm, None if limits.value is None else np.float32(limits.value)

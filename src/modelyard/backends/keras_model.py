@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from modelyard.backends.base import OptimizerSettings
 from modelyard.backends.keras_lora import add_adapters
-from modelyard.backends.keras_optimizer import Rule, choose_rule, decay_of
+from modelyard.backends.keras_optimizer import Rule, choose_rule
+from modelyard.backends.parameter_rules import Treatment, nothing_to_train, treatments
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
 from modelyard.tasks.base import Task
@@ -53,8 +54,8 @@ class Subject:
     task: Task
     rule: Rule
     trainable: tuple[Variable, ...]
-    decays: tuple[float, ...]
-    """Weight decay of each of ``trainable``."""
+    treated: tuple[Treatment, ...]
+    """How each of ``trainable`` is."""
     statistics: tuple[Variable, ...]
     """Running means and variances, which workers average."""
     others: tuple[Variable, ...]
@@ -127,25 +128,24 @@ def subject_of(
     adapted, fixed = "", frozenset[int]()
     if settings.lora is not None:
         adapted, fixed = add_adapters(model, list(layers_of(model)), names_of(model), settings.lora)
-    trainable, names = tuple(model.trainable_variables), names_of(model)
+    names = names_of(model)
+    treated = _treat(model, names, settings)
+    trainable = tuple(model.trainable_variables)
     if not trainable:
-        raise ModelError(
-            "the model has nothing to train: all its layers are frozen",
-            "unfreeze at least the last layer: `layer.trainable = True`",
-        )
+        raise nothing_to_train("all its layers are frozen")
     known = {id(variable) for variable in trainable}
     statistics = tuple(v for v in _statistics(model) if id(v) not in known)
     known |= {id(variable) for variable in statistics}
-    frozen = {id(v) for v in model.weights if v.trainable} | {
-        id(v) for layer in layers_of(model) if not layer.trainable for v in layer.weights
-    }
+    frozen = {id(v) for layer in layers_of(model) if not layer.trainable for v in layer.weights}
+    # What was made to be trained is changed by steps alone, and so by nobody where it is frozen.
+    frozen |= {id(v) for layer in layers_of(model) for v in layer._trainable_variables}
     others = tuple(v for v in names.values() if id(v) not in known | frozen | fixed)
     return Subject(
         model=model,
         task=task,
         rule=choose_rule(settings),
         trainable=trainable,
-        decays=tuple(decay_of(settings, tuple(v.shape)) for v in trainable),
+        treated=tuple(treated[id(v)] for v in trainable),
         statistics=statistics,
         others=others,
         seeds=tuple(_seeds(model)),
@@ -157,6 +157,25 @@ def subject_of(
         shape=shape,
         dtype=dtype,
     )
+
+
+def _treat(
+    model: Any, names: dict[str, Variable], settings: OptimizerSettings
+) -> dict[int, Treatment]:
+    """How each variable is treated, by its id; those to be frozen are, from here on.
+
+    A batch norm that ``settings`` freeze as a whole computes as in service, and its running statistics stay too.
+    """
+    treated = treatments({name: len(v.shape) for name, v in names.items()}, settings)
+    frozen = {id(names[name]) for name, one in treated.items() if not one.trained}
+    for variable in names.values():
+        if id(variable) in frozen:
+            variable.trainable = False
+    for layer in layers_of(model) if frozen else ():
+        own = {id(v) for v in layer._trainable_variables}
+        if isinstance(layer, keras.layers.BatchNormalization) and own and own <= frozen:
+            layer.trainable = False
+    return {id(variable): treated[name] for name, variable in names.items()}
 
 
 def _wants_channels_last(model: Any, shape: tuple[int, ...]) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from modelyard.backends.base import OptimizerSettings
 from modelyard.backends.optimizers import check_name, is_decoupled, quantities
+from modelyard.backends.parameter_rules import Treatment
 
 Tensor = Any
 RATE, STEP_SIZE, ROOT = range(3)
@@ -22,13 +23,21 @@ Move = Callable[[Tensor, Tensor, list[Tensor], Tensor], tuple[Tensor, list[Tenso
 """weight, gradient, slots, factors -> weight, slots"""
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a step's gradients; None: none."""
+
+    norm: float | None
+    value: float | None
+    """Of each number by itself, before the norm."""
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """How one weight changes, and which quantities of its shape are kept for that."""
 
     name: str
     slots: tuple[str, ...]
-    update: Callable[[Tensor, Tensor, list[Tensor], Tensor, float], tuple[Tensor, list[Tensor]]]
-    """weight, gradient, slots, factors, weight decay -> weight, slots"""
+    update: Callable[[Tensor, Tensor, list[Tensor], Tensor, Treatment], tuple[Tensor, list[Tensor]]]
+    """weight, gradient, slots, factors, how it is treated -> weight, slots"""
     betas: tuple[float, float]
     epsilon: float
     adaptive: bool
@@ -59,15 +68,13 @@ def factors(rate: float, steps: int, betas: tuple[float, float]) -> NDArray[np.f
     return np.array([rate, rate / first, math.sqrt(second)], np.float32)
 
 
-def decay_of(settings: OptimizerSettings, shape: tuple[int, ...]) -> float:
-    """None for norms and biases, which have fewer than two axes."""
-    return settings.weight_decay if len(shape) >= 2 else 0.0
-
-
 def _with_decay(move: Move, *, decoupled: bool) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     def update(
-        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor, decay: float
+        weight: Tensor, gradient: Tensor, slots: list[Tensor], factors: Tensor, treated: Treatment
     ) -> tuple[Tensor, list[Tensor]]:
+        decay, scale = treated.decay, treated.scale
+        if scale != 1.0:
+            factors = [factors[RATE] * scale, factors[STEP_SIZE] * scale, factors[ROOT]]
         if decay and decoupled:
             weight = weight * (1.0 - factors[RATE] * decay)
         elif decay:

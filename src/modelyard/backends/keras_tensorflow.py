@@ -10,7 +10,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
-from modelyard.backends.keras_optimizer import RATE, ROOT, STEP_SIZE
+from modelyard.backends.keras_optimizer import RATE, ROOT, STEP_SIZE, Limits
+from modelyard.backends.parameter_rules import Treatment
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
@@ -59,11 +60,11 @@ class Program:
         seeds: Array,
         size: float,
         factors: Array,
-        clip: float | None,
+        limits: Limits,
         measure: bool,
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradient norm, if it was asked for. Compiled, it is always there: the same bits come out."""
-        wanted = measure or clip is not None or self._compiled
+        wanted = measure or limits.norm is not None or self._compiled
         if wanted not in self._whole:
 
             def run(
@@ -72,7 +73,7 @@ class Program:
                 seeds: Tensor,
                 size: Tensor,
                 factors: Tensor,
-                clip: Tensor,
+                clip: Any,
             ) -> Any:
                 loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
                 return loss, self._update(gradients, factors, clip, wanted)
@@ -84,9 +85,9 @@ class Program:
             seeds,
             np.float32(size),
             factors,
-            None if clip is None else np.float32(clip),
+            _given(limits),
         )
-        return loss, norm if measure or clip is not None else None
+        return loss, norm if measure or limits.norm is not None else None
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
@@ -95,18 +96,18 @@ class Program:
         loss, flat = self._gradients(inputs, tuple(answers), seeds, np.float32(size))
         return loss, flat.numpy()
 
-    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
+    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
         """Take the step; gives the gradient norm where it was asked for."""
-        wanted = measure or clip is not None or self._compiled
+        wanted = measure or limits.norm is not None or self._compiled
         if wanted not in self._apply:
 
-            def run(flat: Tensor, factors: Tensor, clip: Tensor) -> Tensor:
+            def run(flat: Tensor, factors: Tensor, clip: Any) -> Tensor:
                 parts = self._taken_apart(flat)
                 return self._update(parts, factors, clip, wanted)
 
             self._apply[wanted] = tf.function(run, jit_compile=self._compiled, autograph=False)
-        norm = self._apply[wanted](flat, factors, None if clip is None else np.float32(clip))
-        return norm if measure or clip is not None else None
+        norm = self._apply[wanted](flat, factors, _given(limits))
+        return norm if measure or limits.norm is not None else None
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self._outputs(tf.constant(inputs)).numpy()
@@ -188,32 +189,38 @@ class Program:
             variable.assign(tf.cast(part, variable.dtype))
         return shaped[: len(self.variables)]
 
-    def _update(
-        self, gradients: list[Tensor], factors: Tensor, clip: Tensor | None, wanted: bool
-    ) -> Tensor:
+    def _update(self, gradients: list[Tensor], factors: Tensor, clip: Any, wanted: bool) -> Tensor:
         norm: Tensor = tf.linalg.global_norm(gradients) if wanted else None
-        if clip is not None:
-            share = tf.minimum(clip / (norm + 1e-6), 1.0)
+        most, bound = clip
+        if bound is not None:
+            gradients = [tf.clip_by_value(gradient, -bound, bound) for gradient in gradients]
+        if most is not None:
+            share = tf.minimum(most / (norm + 1e-6), 1.0)
             gradients = [gradient * share for gradient in gradients]
         rule = self._subject.rule
-        members = zip(self.variables, gradients, self.slots, self._subject.decays, strict=True)
-        for variable, gradient, slots, decay in members:
+        members = zip(self.variables, gradients, self.slots, self._subject.treated, strict=True)
+        for variable, gradient, slots, treated in members:
             if rule.adaptive:
-                self._adapt(variable, gradient, slots, factors, decay)
+                self._adapt(variable, gradient, slots, factors, treated)
                 continue
-            weight, changed = rule.update(variable, gradient, list(slots), factors, decay)
+            weight, changed = rule.update(variable, gradient, list(slots), factors, treated)
             for slot, value in zip(slots, changed, strict=True):
                 slot.assign(value)
             variable.assign(weight)
         return norm
 
     def _adapt(
-        self, variable: Any, gradient: Tensor, slots: list[Any], factors: Tensor, decay: float
+        self,
+        variable: Any,
+        gradient: Tensor,
+        slots: list[Any],
+        factors: Tensor,
+        treated: Treatment,
     ) -> None:
         """By TensorFlow's own kernel: the same formula, with the correction of bias moved into rate and epsilon."""
-        rule = self._subject.rule
+        rule, decay, scale = self._subject.rule, treated.decay, treated.scale
         if decay and rule.decoupled:
-            variable.assign(variable * (1.0 - factors[RATE] * decay))
+            variable.assign(variable * (1.0 - factors[RATE] * (scale * decay)))
         elif decay:
             gradient += variable * decay
         tf.raw_ops.ResourceApplyAdam(
@@ -222,12 +229,18 @@ class Program:
             v=slots[1].handle,
             beta1_power=0.0,
             beta2_power=0.0,
-            lr=factors[STEP_SIZE] * factors[ROOT],
+            lr=factors[STEP_SIZE] * (factors[ROOT] if scale == 1.0 else factors[ROOT] * scale),
             beta1=rule.betas[0],
             beta2=rule.betas[1],
             epsilon=rule.epsilon * factors[ROOT],
             grad=gradient,
         )
+
+
+def _given(limits: Limits) -> tuple[Any, Any]:
+    """As a graph takes them: numbers that may differ from step to step, or None, which is another graph."""
+    most, bound = (None if x is None else np.float32(x) for x in (limits.norm, limits.value))
+    return most, bound
 
 
 def len_of(inputs: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
+from modelyard.backends.keras_optimizer import Limits
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
@@ -61,11 +62,11 @@ class Program:
         seeds: Array,
         size: float,
         factors: Array,
-        clip: float | None,
+        limits: Limits,
         measure: bool,
     ) -> tuple[Tensor, Tensor]:
         loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
-        return loss, self._update(gradients, factors, clip, measure)
+        return loss, self._update(gradients, factors, limits, measure)
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
@@ -75,7 +76,7 @@ class Program:
         members = [*gradients, *(tensor.to(torch.float32) for tensor in kept)]
         return loss, torch.cat([member.detach().flatten() for member in members]).cpu().numpy()
 
-    def apply(self, flat: Array, factors: Array, clip: float | None, measure: bool) -> Tensor:
+    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
         kept = [*self._subject.statistics, *self._subject.others]
         members = [*self._subject.trainable, *kept]
         sizes = [int(np.prod(v.shape)) for v in members]
@@ -89,7 +90,7 @@ class Program:
         count = len(self._variables)
         for part, variable in zip(parts[count:], kept, strict=True):
             variable.assign(part.to(variable.value.dtype))
-        return self._update(parts[:count], factors, clip, measure)
+        return self._update(parts[:count], factors, limits, measure)
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -143,19 +144,22 @@ class Program:
 
     @torch.no_grad()
     def _update(
-        self, gradients: list[Tensor], factors: Array, clip: float | None, measure: bool
+        self, gradients: list[Tensor], factors: Array, limits: Limits, measure: bool
     ) -> Tensor:
         norm: Tensor = None
-        if measure or clip is not None:
+        if measure or limits.norm is not None:
             norm = torch.nn.utils.get_total_norm(gradients)
-        if clip is not None:
-            share = torch.clamp(clip / (norm + 1e-6), max=1.0)
+        if limits.value is not None:
+            bound = limits.value
+            gradients = [torch.clamp(gradient, -bound, bound) for gradient in gradients]
+        if limits.norm is not None:
+            share = torch.clamp(limits.norm / (norm + 1e-6), max=1.0)
             gradients = [gradient * share for gradient in gradients]
         numbers = [float(number) for number in factors]
         update = self._subject.rule.update
-        members = zip(self._variables, gradients, self.slots, self._subject.decays, strict=True)
-        for variable, gradient, slots, decay in members:
-            weight, changed = update(variable, gradient, list(slots), numbers, decay)
+        members = zip(self._variables, gradients, self.slots, self._subject.treated, strict=True)
+        for variable, gradient, slots, treated in members:
+            weight, changed = update(variable, gradient, list(slots), numbers, treated)
             variable.copy_(weight)
             for slot, value in zip(slots, changed, strict=True):
                 slot.copy_(value)

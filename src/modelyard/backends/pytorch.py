@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from modelyard.backends.base import (
     Backend,
@@ -25,8 +24,9 @@ from modelyard.backends.base import (
     Weight,
 )
 from modelyard.backends.pytorch_begin import TorchState, begin_training
+from modelyard.backends.pytorch_clip import clip_gradients
 from modelyard.backends.pytorch_errors import explain, is_out_of_memory
-from modelyard.backends.pytorch_look import device_usage, gradient_norm, profiled, sampled_values
+from modelyard.backends.pytorch_look import device_usage, profiled, sampled_values
 from modelyard.backends.pytorch_lora import merged
 from modelyard.backends.pytorch_loss import TorchOps, differentiate
 from modelyard.backends.pytorch_parallel import Alone
@@ -224,20 +224,15 @@ class PyTorch(Backend):
         if not together.beside:
             self.before_exchange()
         together.finish(len(inputs) / size)
-        norm, scaler = None, state.precision.scaler
+        scaler = state.precision.scaler
         if scaler is not None:
             scaler.unscale_(state.optimizer)
-        if settings.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(state.parameters, settings.clip_norm)
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        elif settings.measure_norm:
-            norm = gradient_norm(state.parameters)
+        norm = clip_gradients(state.parameters, settings)
         samples = sampled_values(state.model) if settings.sample_values else None
         if scaler is None:
             state.update(settings.learning_rate)
         else:
-            for group in state.optimizer.param_groups:
-                group["lr"] = settings.learning_rate
+            state.update.set_rate(settings.learning_rate)
             scaler.step(state.optimizer)
             scaler.update()
             state.optimizer.zero_grad(set_to_none=True)

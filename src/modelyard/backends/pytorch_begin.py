@@ -15,7 +15,7 @@ from modelyard.backends.pytorch_guests import Guest, take_in
 from modelyard.backends.pytorch_linear import OneDNN
 from modelyard.backends.pytorch_lora import Adapted, add_adapters
 from modelyard.backends.pytorch_models import input_type
-from modelyard.backends.pytorch_optimizer import Update, make_optimizer
+from modelyard.backends.pytorch_optimizer import Update, make_optimizer, treat
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
 from modelyard.backends.pytorch_precision import (
     Precision,
@@ -121,6 +121,7 @@ def begin_training(
         wanted = replace(wanted, parallel="replicate")
     call, notes = _called(model.to(device), settings)
     unused = check_model(model, call, task.output_size, signature, device)
+    treated = treat(model, settings)  # layers that wait for their first input have weights by now
     if world.size > 1:
         make_equal(model)
     subject = Subject(
@@ -137,8 +138,8 @@ def begin_training(
     adapted = None if settings.lora is None else Adapted.of(model)
     precision = Precision(execution.precision, device)
     outline = _shard(model, call, execution, precision, device, world)
-    parameters = tuple(p for p in model.parameters() if p.requires_grad)
-    optimizer = make_optimizer(parameters, settings)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters, optimizer = tuple(named.values()), make_optimizer(named, settings, treated)
     model.train()
     state = TorchState(
         model=model,

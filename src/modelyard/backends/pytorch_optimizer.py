@@ -1,6 +1,7 @@
 """PyTorch's optimizers as the project file asks for them, as few kernels as there are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,26 +9,56 @@ from torch import nn
 
 from modelyard.backends.base import OptimizerSettings
 from modelyard.backends.optimizers import check_name
+from modelyard.backends.parameter_rules import Treatment, nothing_to_train, treatments
 from modelyard.backends.pytorch_lion import Lion
 
 
+def treat(model: nn.Module, settings: OptimizerSettings) -> dict[str, Treatment]:
+    """Freeze what ``settings`` want frozen; what to do with the others, by name.
+
+    A batch norm that they freeze as a whole computes as in service, and its running statistics stay too.
+    Raises TrainingError for a pattern that matches nothing, ModelError where nothing is left to train.
+    """
+    named = dict(model.named_parameters())
+    treated = treatments({name: p.ndim for name, p in named.items()}, settings)
+    for name, parameter in named.items():
+        if not treated[name].trained:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise nothing_to_train("none of its parameters requires a gradient")
+    frozen = {id(p) for name, p in named.items() if not treated[name].trained}
+    for module in model.modules():
+        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        if isinstance(module, nn.modules.batchnorm._NormBase) and own and own <= frozen:
+            module.__dict__["train"] = partial(_stay, module)
+    return treated
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    """In place of ``module.train``: as in service, also when the model goes back to training."""
+    module.training = False
+    return module
+
+
 def make_optimizer(
-    parameters: tuple[nn.Parameter, ...], settings: OptimizerSettings
+    named: Mapping[str, nn.Parameter],
+    settings: OptimizerSettings,
+    treated: Mapping[str, Treatment],
 ) -> torch.optim.Optimizer:
-    """Decay only for matrices and kernels: norms and biases have fewer than two axes.
+    """Of the trained parameters, those that are treated alike in one group.
 
     Raises TrainingError for an optimizer that is not there.
     """
     check_name(settings, "pytorch")
-    decayed = [p for p in parameters if p.ndim >= 2]
-    plain = [p for p in parameters if p.ndim < 2]
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        members.setdefault((treated[name].scale, treated[name].decay), []).append(parameter)
     groups = [
-        {"params": members, "weight_decay": decay}
-        for members, decay in ((decayed, settings.weight_decay), (plain, 0.0))
-        if members
+        {"params": parameters, "weight_decay": decay, "scale": scale}
+        for (scale, decay), parameters in members.items()
     ]
     # These fused kernels do not know sharded weights.
-    whole = not any(hasattr(parameter, "to_local") for parameter in parameters)
+    whole = not any(hasattr(parameter, "to_local") for parameter in named.values())
     fused: dict[str, bool] = {"fused": True} if whole else {"foreach": True}
     betas, epsilon = settings.betas, settings.epsilon
     momentum, nesterov = settings.momentum, settings.nesterov
@@ -72,6 +103,11 @@ class Update:
         """The optimizer's state was replaced: look again."""
         self._groups = []
 
+    def set_rate(self, rate: float) -> None:
+        """For a step by ``Optimizer.step``."""
+        for options in self._optimizer.param_groups:
+            options["lr"] = rate * options["scale"]
+
     def __call__(self, rate: float) -> None:
         """Take the step, and drop the gradients."""
         if self._groups and all(p.grad is not None for p in self._parameters):
@@ -80,8 +116,7 @@ class Update:
                 for group in self._groups:
                     group.step(rate)
         else:
-            for options in self._optimizer.param_groups:
-                options["lr"] = rate
+            self.set_rate(rate)
             self._optimizer.step()
             self._collect()
         for parameter in self._parameters:
@@ -104,7 +139,7 @@ class _Group:
         self._firsts = [state[p]["exp_avg"] for p in self._parameters]
         self._seconds = [state[p]["exp_avg_sq"] for p in self._parameters]
         self._steps = [state[p]["step"] for p in self._parameters]
-        self._kernel = kernel
+        self._kernel, self._scale = kernel, options["scale"]
         beta1, beta2 = options["betas"]
         self._options = {"beta1": beta1, "beta2": beta2, "eps": options["eps"]}
         self._options |= {key: options[key] for key in ("weight_decay", "amsgrad", "maximize")}
@@ -112,7 +147,7 @@ class _Group:
     def step(self, rate: float) -> None:
         gradients = [p.grad for p in self._parameters]
         held = (self._parameters, gradients, self._firsts, self._seconds)
-        self._kernel(*held, [], self._steps, lr=rate, **self._options)
+        self._kernel(*held, [], self._steps, lr=rate * self._scale, **self._options)
 
 
 _KERNELS: dict[type, Callable[..., None]] = {

@@ -159,8 +159,9 @@ def make_equal(model: nn.Module) -> None:
 
 
 def running_statistics(model: nn.Module) -> list[torch.Tensor]:
-    """Batch norms' means and variances, which workers must keep equal."""
-    return [b for norm in _norms(model) for b in norm.buffers() if b.is_floating_point()]
+    """Means and variances of batch norms that train, which workers must keep equal."""
+    training = [norm for norm in _norms(model) if norm.training]
+    return [b for norm in training for b in norm.buffers() if b.is_floating_point()]
 
 
 def other_buffers(model: nn.Module) -> list[torch.Tensor]:

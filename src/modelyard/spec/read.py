@@ -7,18 +7,18 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
-from modelyard.spec.optimizer_checks import optimizer_mistakes
 from modelyard.spec.other_names import other_name
 from modelyard.spec.project import Project, ProjectFile
 from modelyard.spec.section import Section
 from modelyard.spec.task_checks import task_mistakes
 from modelyard.spec.training import TrainSection
+from modelyard.spec.training_checks import training_mistakes
 from modelyard.spec.urls import CREDENTIALS, is_url, local_path, secret_in
 
 PREFIX = "YARD_"
@@ -101,12 +101,13 @@ def field_names() -> list[str]:
 def _fields(section: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
-        if nested := _section_of(field.annotation):
+        nested = _section_of(field.annotation)
+        if nested and get_origin(field.annotation) is not tuple:  # [[tables]] are one field
             yield from _fields(nested, f"{prefix}{name}.")
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
-    """The section in ``Section`` or ``Section | None``."""
+    """The section in ``Section``, ``Section | None`` or ``tuple[Section, ...]``."""
     options = [annotation, *getattr(annotation, "__args__", ())]
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
@@ -264,7 +265,7 @@ def _explain(merged: _Merged, item: Any) -> Mistake:
 def _model_at(where: tuple[str | int, ...]) -> type[BaseModel] | None:
     """The section that holds the field at ``where``."""
     section: type[BaseModel] = ProjectFile
-    for key in where[:-1]:
+    for key in (key for key in where[:-1] if not isinstance(key, int)):
         field = section.model_fields.get(str(key))
         nested = _section_of(field.annotation) if field else None
         if nested is None:
@@ -313,7 +314,7 @@ def _cross_checks(
             "says nothing without a price",
             "train.price_per_worker_hour beside it, e.g. 2.50",
         )
-    yield from optimizer_mistakes(merged.get, merged.mistake)
+    yield from training_mistakes(merged.get, merged.mistake)
     yield from task_mistakes(merged.get, merged.mistake, root)
     yield from _paths(merged, root)
 

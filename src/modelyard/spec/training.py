@@ -1,12 +1,25 @@
 """What can be asked for under ``[train]`` in ``yard.toml``."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from modelyard.spec.duration import Duration
+from modelyard.spec.schedules import SCHEDULES, WARMUP, WARMUP_OF_OTHERS
 from modelyard.spec.section import Fraction, Section
 from modelyard.spec.worker_count import WorkerCount, limits
+
+
+class WeightGroup(Section):
+    """Weights that are treated in a way of their own; of several groups that match, the first counts."""
+
+    match: str = Field(description='Pattern of the weights\' names, e.g. "head.*".')
+    lr_scale: PositiveFloat = Field(1.0, description="Factor of the learning rate.")
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="In place of the optimizer's; not applied to norms and biases either.",
+    )
 
 
 class OptimizerSection(Section):
@@ -40,16 +53,73 @@ class OptimizerSection(Section):
     rho: Fraction | None = Field(
         None, description="rmsprop (0.99): how slowly the average of squared gradients moves."
     )
+    no_decay: tuple[str, ...] = Field(
+        (), description="Patterns of weights without decay, beside norms and biases."
+    )
+    groups: tuple[WeightGroup, ...] = Field(
+        (), description="[[train.optimizer.groups]]: weights with a rate or a decay of their own."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Layer-wise learning rates: factor from each layer to the one before it; the last one has the whole rate.",
+    )
 
 
 class ScheduleSection(Section):
-    name: Literal["cosine", "constant"] = "cosine"
-    warmup: Fraction = Field(
-        0.05, description="Share of all steps in which the learning rate rises from 0."
+    """Fields left out are the schedule's own: see ``schedules.py``."""
+
+    name: Literal["constant", "linear", "cosine", "step", "exponential", "one-cycle", "plateau"] = (
+        "cosine"
+    )
+    warmup: Fraction | None = Field(
+        None,
+        description="Share of all steps in which the learning rate rises. None given: 0.05; one-cycle 0.3.",
     )
     floor: float = Field(
-        0.0, ge=0, le=1, description="cosine: the last learning rate as a share of the peak."
+        0.0,
+        ge=0,
+        le=1,
+        description="Lowest learning rate, as a share of the peak; linear, cosine and one-cycle end there.",
     )
+    gamma: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="step (0.1): factor at each drop; exponential (0.9): factor of each epoch.",
+    )
+    every: PositiveFloat | None = Field(
+        None, description="step: epochs from one drop to the next; or give milestones."
+    )
+    milestones: tuple[PositiveFloat, ...] = Field(
+        (), description="step: epochs after which the rate drops, e.g. [30, 60, 80]."
+    )
+    start: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="one-cycle (0.04): first learning rate, as a share of the peak.",
+    )
+    factor: float | None = Field(
+        None, gt=0, lt=1, description="plateau (0.1): factor of each reduction."
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="plateau (3): evaluations without an improvement of train.metric before a reduction.",
+    )
+    min_delta: float | None = Field(
+        None, ge=0, description="plateau (0): what counts as an improvement."
+    )
+
+    def said(self, field: str) -> Any:
+        """What the project gives for ``field``, else this schedule's own."""
+        if field == "warmup":
+            own: Any = WARMUP.get(self.name, WARMUP_OF_OTHERS)
+        else:
+            own = SCHEDULES[self.name].get(field)
+        value = getattr(self, field)
+        return own if value is None else value
 
 
 class StoppingSection(Section):
@@ -125,8 +195,14 @@ class TrainSection(Section):
     )
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
+    freeze: tuple[str, ...] = Field(
+        (), description='Patterns of weights that stay as they are, e.g. ["backbone.*"].'
+    )
     clip_norm: PositiveFloat | None = Field(
-        None, description="Largest gradient norm; none: no clipping."
+        None, description="Largest norm of all gradients together; none: no clipping."
+    )
+    clip_value: PositiveFloat | None = Field(
+        None, description="Largest size of each number in a gradient; in place of clip_norm."
     )
     ema: float = Field(
         0.0,

@@ -58,6 +58,11 @@ class Progress(Record, frozen=True, kw_only=True):
     """Of the last evaluation."""
     skipped: tuple[int, ...] = ()
     """Steps, from 0, whose batches are left out: with them a loss or gradient was no finite number."""
+    reductions: int = 0
+    """How often a plateau has reduced the learning rate."""
+    plateau_best: float | None = None
+    plateau_stale: int = 0
+    """Evaluations since ``plateau_best``, or since the last reduction."""
     seconds: float = 0.0
     step_seconds: float = 0.0
     samples: int = 0

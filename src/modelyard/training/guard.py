@@ -196,7 +196,13 @@ class Guard:
 
     def _give_up(self, broken: Broken, more: str = "", mend: str = "") -> NoReturn:
         of, step = self._of, broken.step
-        rate = learning_rate(of.section, step, of.steps)
+        rate = learning_rate(
+            of.section,
+            step,
+            of.steps,
+            steps_per_epoch=of.cursor.samples / of.cursor.batch_size,
+            reductions=broken.progress.reductions,
+        )
         good, _ = checkpoints.latest(of.folder)
         kept = (
             f"the last good checkpoint is of step {good.step}" if good else "there is no checkpoint"

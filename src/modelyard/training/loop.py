@@ -22,14 +22,12 @@ Where each thing happens::
             split that chooses the result, but leaves no trace in the checkpoint)
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace
 
 from modelyard.backends.base import Backend, Batch, State, StepSettings
 from modelyard.data.cursor import Cursor
@@ -43,13 +41,14 @@ from modelyard.store.events import now
 from modelyard.tasks.base import Task
 from modelyard.training import gauge
 from modelyard.training.budget import ENDINGS, Purse
-from modelyard.training.checkpoints import Progress, ranked
+from modelyard.training.checkpoints import Progress
 from modelyard.training.clock import Clock
 from modelyard.training.evaluation import evaluate
 from modelyard.training.gauge import Gauge
 from modelyard.training.guard import Broken, Guard, Guarded
 from modelyard.training.heartbeat import CHECKPOINT, COMPUTE, DATA, EVALUATE, START, Heart, NoHeart
 from modelyard.training.histograms import Sampler
+from modelyard.training.judgement import judged
 from modelyard.training.meeting import Meetings, Window
 from modelyard.training.own_metrics import Metrics
 from modelyard.training.saving import Saved, Writer
@@ -149,7 +148,7 @@ def _run(
         evaluated = is_multiple(meeting, _evaluation_steps(course), course.steps)
         look = evaluated and course.sampler is not None and course.sampler.due()
         with tracer.window():
-            state = _run_steps(course, feed, state, steps, meetings, look=look)
+            state = _run_steps(course, feed, state, progress, steps, meetings, look=look)
         window = meetings.hold(
             stop=course.asked_to_stop(),
             checkpoint=clock.checkpoint_due(),
@@ -238,6 +237,7 @@ def _run_steps(
     course: Course,
     feed: Feed,
     state: State,
+    progress: Progress,
     steps: Sequence[int],
     meetings: Meetings,
     *,
@@ -246,7 +246,7 @@ def _run_steps(
     """These steps and nothing else: this is where the time goes."""
     batch_size = course.cursor.batch_size
     step_on, take, mark = course.backend.step, feed.take, course.heart.mark
-    for step, settings in zip(steps, _settings(course, steps, look=look), strict=True):
+    for step, settings in zip(steps, _settings(course, progress, steps, look=look), strict=True):
         mark(DATA, step)
         made = take(step)
         mark(COMPUTE, step)
@@ -262,20 +262,33 @@ def _run_steps(
     return state
 
 
-def _settings(course: Course, steps: Sequence[int], *, look: bool) -> list[StepSettings]:
+def _settings(
+    course: Course, progress: Progress, steps: Sequence[int], *, look: bool
+) -> list[StepSettings]:
     """All before the first step, as between two steps each call is a slow one."""
     section, rank = course.section, course.world.rank
     last = steps[-1] if steps else None
     return [
         StepSettings(
-            learning_rate=learning_rate(section, step, course.steps),
+            learning_rate=_rate(course, progress, step),
             seed=step_seed(section.seed, step, rank),
             clip_norm=section.clip_norm,
+            clip_value=section.clip_value,
             measure_norm=step == last,
             sample_values=look and step == last,
         )
         for step in steps
     ]
+
+
+def _rate(course: Course, progress: Progress, step: int) -> float:
+    return learning_rate(
+        course.section,
+        step,
+        course.steps,
+        steps_per_epoch=course.steps_per_epoch,
+        reductions=progress.reductions,
+    )
 
 
 def _evaluation_steps(course: Course) -> float:
@@ -300,7 +313,7 @@ def _report(course: Course, clock: Clock, window: Window, progress: Progress) ->
                 step=progress.step,
                 epoch=course.cursor.epoch(progress.step),
                 loss=window.loss,
-                learning_rate=learning_rate(course.section, progress.step - 1, course.steps),
+                learning_rate=_rate(course, progress, progress.step - 1),
                 samples_per_second=rate,
                 tokens_per_second=rate * spec.length if isinstance(spec, TextInput) else None,
                 eta_seconds=clock.eta(progress.step),
@@ -340,30 +353,6 @@ def _judge(course: Course, state: State, progress: Progress) -> Progress:
             )
         )
     return judged(course.section, course.task, progress, metrics)
-
-
-def judged(
-    section: TrainSection, task: Task, progress: Progress, metrics: dict[str, float]
-) -> Progress:
-    """``progress`` after an evaluation: a new best one, or less patience left."""
-    value, old = metrics[section.metric], progress.best_value
-    gain = math.inf
-    if old is not None:
-        gain = value - old if task.higher_is_better(section.metric) else old - value
-    stopping = section.early_stopping
-    stale = 0 if gain > (stopping.min_delta if stopping else 0.0) else progress.stale + 1
-    progress = ranked(
-        progress,
-        value,
-        keep=section.keep_best,
-        higher_is_better=task.higher_is_better(section.metric),
-    )
-    return replace(
-        progress,
-        metrics=metrics,
-        stale=stale,
-        stopped=stopping is not None and stale >= stopping.patience,
-    )
 
 
 def _told(course: Course) -> Saved:

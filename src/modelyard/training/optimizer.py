@@ -1,6 +1,6 @@
 """From the project's words to what a backend is asked for: the optimizer's settings."""
 
-from modelyard.backends.base import Execution, Lora, OptimizerSettings
+from modelyard.backends.base import Execution, Lora, OptimizerSettings, WeightGroup
 from modelyard.spec.optimizers import NEUTRAL, OPTIMIZERS
 from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.training import TrainSection
@@ -16,6 +16,13 @@ def optimizer_settings(
     return OptimizerSettings(
         name=chosen.name,
         weight_decay=OPTIMIZERS[chosen.name].weight_decay if decay is None else decay,
+        freeze=section.freeze,
+        no_decay=chosen.no_decay,
+        groups=tuple(
+            WeightGroup(match=g.match, lr_scale=g.lr_scale, weight_decay=g.weight_decay)
+            for g in chosen.groups
+        ),
+        layer_decay=chosen.layer_decay,
         execution=execution,
         lora=adapters_of(section, start),
         ema=section.ema,

@@ -2,7 +2,7 @@
 
 import math
 
-from modelyard.spec.training import TrainSection
+from modelyard.spec.training import ScheduleSection, TrainSection
 
 _MASK = 2**64 - 1
 
@@ -12,23 +12,74 @@ def total_steps(epochs: float, samples: int, batch_size: int) -> int:
     return max(1, math.ceil(epochs * samples / batch_size - 1e-9))
 
 
-def learning_rate(section: TrainSection, step: int, steps: int) -> float:
+def learning_rate(
+    section: TrainSection,
+    step: int,
+    steps: int,
+    *,
+    steps_per_epoch: float = 1.0,
+    reductions: int = 0,
+) -> float:
     """The rate of step ``step`` (from 0) of ``steps``.
 
-    Warm-up is linear from 0 and reaches the peak at its end (the first step already has a share of
-    it, as a step of rate 0 would be lost). Cosine: eq. 5 of Loshchilov & Hutter, *SGDR: Stochastic
-    Gradient Descent with Warm Restarts*, ICLR 2017, without restarts, from the peak down to
-    ``floor`` of it at the last step.
+    Every schedule begins with a rise that reaches the peak with the last step of the warm-up; it is
+    linear from 0 (the first step already has a share of the peak, as a step of rate 0 would be
+    lost), but for one-cycle. ``reductions`` are those of a plateau so far (``judgement.py``).
     """
     peak, schedule = section.optimizer.lr, section.schedule
-    warm = math.ceil(schedule.warmup * steps - 1e-9)
+    warm, low = warm_steps(section, steps), section.optimizer.lr * schedule.floor
+    reduced = schedule.said("factor") ** reductions if schedule.name == "plateau" else 1.0
+    if schedule.name == "one-cycle":
+        return _one_cycle(step, steps, warm, schedule.said("start") * peak, peak, low)
     if step < warm:
-        return peak * (step + 1) / warm
+        return float(peak * (step + 1) / warm * reduced)
     if schedule.name == "constant":
         return peak
-    after = (step - warm) / max(1, steps - 1 - warm)
-    low = peak * schedule.floor
-    return low + 0.5 * (peak - low) * (1 + math.cos(math.pi * min(after, 1.0)))
+    if schedule.name == "plateau":
+        return float(max(low, peak * reduced))
+    if schedule.name == "step":
+        drops = _drops(schedule, step / steps_per_epoch)
+        return float(max(low, peak * schedule.said("gamma") ** drops))
+    if schedule.name == "exponential":
+        epochs = (step - warm) / steps_per_epoch
+        return float(max(low, peak * schedule.said("gamma") ** epochs))
+    after = min(1.0, (step - warm) / max(1, steps - 1 - warm))
+    return _straight(peak, low, after) if schedule.name == "linear" else _wave(peak, low, after)
+
+
+def warm_steps(section: TrainSection, steps: int) -> int:
+    """How many of the first steps rise."""
+    share: float = section.schedule.said("warmup")
+    return math.ceil(share * steps - 1e-9)
+
+
+def _straight(first: float, last: float, share: float) -> float:
+    """Linear, as for BERT: Devlin et al., NAACL 2019, appendix A.2."""
+    return first + (last - first) * share
+
+
+def _wave(first: float, last: float, share: float) -> float:
+    """Half a cosine: eq. 5 of Loshchilov & Hutter, SGDR, ICLR 2017, without restarts."""
+    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * share))
+
+
+def _one_cycle(step: int, steps: int, warm: int, first: float, peak: float, low: float) -> float:
+    """Up to the peak and down below the first rate: Smith & Topin, Super-Convergence, SPIE 2019.
+
+    In half waves, as the paper's followers found better than its straight lines (Howard & Gugger,
+    fastai, 2020). Momentum stays as it is.
+    """
+    top = max(0, warm - 1)
+    if step < top:
+        return _wave(first, peak, step / top)
+    return _wave(peak, low, (step - top) / max(1, steps - 1 - top))
+
+
+def _drops(schedule: ScheduleSection, epochs: float) -> int:
+    """How often the rate of He et al., CVPR 2016, section 3.4, has dropped after ``epochs``."""
+    if schedule.every is not None:
+        return math.floor(epochs / schedule.every + 1e-9)
+    return sum(epochs + 1e-9 >= milestone for milestone in schedule.milestones)
 
 
 def next_multiple(step: int, every: float, steps: int) -> int:

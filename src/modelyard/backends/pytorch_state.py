@@ -141,8 +141,8 @@ def _optimizer_states(
     model: nn.Module, optimizer: torch.optim.Optimizer, kept: Arrays
 ) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
     """Parameter -> quantity -> tensor, on its device and in its memory order, as fused kernels need them."""
-    members = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    named = {key: p for key, p in model.named_parameters() if id(p) in members}
+    fused = {id(p): bool(g.get("fused")) for g in optimizer.param_groups for p in g["params"]}
+    named = {key: p for key, p in model.named_parameters() if id(p) in fused}
     states: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for key, value in kept.items():
         name, _, quantity = key.rpartition(".")
@@ -153,7 +153,8 @@ def _optimizer_states(
             )
         parameter, whole = named[name], torch.from_numpy(np.array(value))
         if quantity == "step":
-            own = whole.to(local(parameter).device)
+            # Fused kernels count on the device, the others in memory, where they need not wait for it.
+            own = whole.to(local(parameter).device if fused[id(parameter)] else "cpu")
         else:
             own = torch.empty_like(parameter.detach())
             local(own).copy_(slice_of(whole, parameter))

@@ -22,7 +22,7 @@ def network() -> nn.Sequential:
 
 def make(model: nn.Module, name: str) -> torch.optim.Optimizer:
     settings = OptimizerSettings(name=name, weight_decay=0.1)
-    return make_optimizer(dict(model.named_parameters()), settings, treat(model, settings))
+    return make_optimizer(model, settings, treat(model, settings))
 
 
 def plain(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:
@@ -96,9 +96,7 @@ def test_what_is_frozen_by_name_or_by_hand_has_no_state_and_stays() -> None:
     model = network()
     model[3].bias.requires_grad_(False)
     settings = OptimizerSettings(name="adamw", weight_decay=0.1, freeze=("0.*",))
-    treated = treat(model, settings)
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = make_optimizer(named, settings, treated)
+    optimizer = make_optimizer(model, settings, treat(model, settings))
     before = copy.deepcopy(model.state_dict())
     train(model, Update(optimizer), range(5))
     trained = {"1.weight", "1.bias", "3.weight"}
@@ -119,9 +117,7 @@ def test_groups_have_their_own_rates(name: str) -> None:
         model = network()
         groups = (WeightGroup(match="3.*", lr_scale=scale, weight_decay=0.2),)
         settings = OptimizerSettings(name=name, groups=groups, freeze=("0.*", "1.*"))
-        treated = treat(model, settings)
-        named = {key: p for key, p in model.named_parameters() if p.requires_grad}
-        update = Update(make_optimizer(named, settings, treated))
+        update = Update(make_optimizer(model, settings, treat(model, settings)))
         train(model, lambda at, update=update, rate=rate: update(at * rate), range(6))  # type: ignore[misc]
         ends.append(model[3].weight.detach().clone())
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-7)

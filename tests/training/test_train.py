@@ -423,7 +423,9 @@ def test_inputs_decide_the_run_and_nothing_else_does(place: Place) -> None:
     assert len({same, *others}) == 6
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where other tests have used it
+@pytest.mark.filterwarnings(
+    "ignore:os.fork:RuntimeWarning"
+)  # of JAX, where other tests have used it
 def test_a_worker_alone_ends_with_its_parent_even_without_the_kernel() -> None:
     """The portable watch: a child of a child that is killed notices by its parent's number."""
     read, write = os.pipe()

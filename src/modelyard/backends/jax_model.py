@@ -44,6 +44,14 @@ class Functional:
     def trained_names(self) -> tuple[str, ...]:
         return tuple(name for name in self.names if name not in self.frozen)
 
+    @property
+    def averaged(self) -> list[bool]:
+        """Which of ``kept`` workers average by their shares: running statistics, but for those that stay."""
+        return [
+            bool(jnp.issubdtype(value.dtype, jnp.floating)) and name not in self.still
+            for name, value in zip(self.kept_names, self.kept, strict=True)
+        ]
+
     def trained(self, parameters: Arrays) -> Arrays:
         """Those of all ``parameters`` that are trained."""
         if not self.frozen:

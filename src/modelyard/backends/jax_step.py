@@ -174,10 +174,6 @@ def _norm(gradients: Arrays) -> jax.Array:
     return jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.float32(0)))
 
 
-def _is_float(value: jax.Array) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
 def _halved(value: jax.Array) -> jax.Array:
     return value.astype(jnp.bfloat16) if value.dtype == jnp.float32 else value
 

@@ -138,8 +138,8 @@ def begin_training(
     adapted = None if settings.lora is None else Adapted.of(model)
     precision = Precision(execution.precision, device)
     outline = _shard(model, call, execution, precision, device, world)
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters, optimizer = tuple(named.values()), make_optimizer(named, settings, treated)
+    parameters = tuple(p for p in model.parameters() if p.requires_grad)
+    optimizer = make_optimizer(model, settings, treated)
     model.train()
     state = TorchState(
         model=model,

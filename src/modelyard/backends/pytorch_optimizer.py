@@ -41,24 +41,23 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
 
 
 def make_optimizer(
-    named: Mapping[str, nn.Parameter],
-    settings: OptimizerSettings,
-    treated: Mapping[str, Treatment],
+    model: nn.Module, settings: OptimizerSettings, treated: Mapping[str, Treatment]
 ) -> torch.optim.Optimizer:
-    """Of the trained parameters, those that are treated alike in one group.
+    """Of the parameters that are trained, those that are treated alike in one group.
 
     Raises TrainingError for an optimizer that is not there.
     """
     check_name(settings, "pytorch")
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named.items():
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for name, parameter in trained:
         members.setdefault((treated[name].scale, treated[name].decay), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": decay, "scale": scale}
         for (scale, decay), parameters in members.items()
     ]
     # These fused kernels do not know sharded weights.
-    whole = not any(hasattr(parameter, "to_local") for parameter in named.values())
+    whole = not any(hasattr(parameter, "to_local") for _, parameter in trained)
     fused: dict[str, bool] = {"fused": True} if whole else {"foreach": True}
     betas, epsilon = settings.betas, settings.epsilon
     momentum, nesterov = settings.momentum, settings.nesterov

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.backends.base import OptimizerSettings, WeightGroup
+from modelyard.backends.base import Lora, OptimizerSettings, WeightGroup
 from modelyard.backends.parameter_rules import layers_of, treatments
 from modelyard.spec.errors import ModelError, TrainingError
 
@@ -115,6 +115,11 @@ def test_a_pattern_that_matches_nothing_lists_close_names(
         caught.value
     )
     assert close in caught.value.mend
+
+
+def test_freezing_beside_adapters_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"beside train\.lora"):
+        treated(freeze=("embed.*",), lora=Lora(rank=2, alpha=4.0))
 
 
 def test_something_must_be_left_to_train() -> None:

@@ -168,6 +168,8 @@ mach = "b.*"
 def test_pairs_that_exclude_each_other(folder: Path) -> None:
     found = mistakes(folder, GOOD + "clip_norm = 1.0\nclip_value = 0.5\n")
     assert "one of the two" in found["15 train.clip_value"]
+    found = mistakes(folder, GOOD + 'freeze = ["a.*"]\nlora = { rank = 4 }\n')
+    assert "train.lora.also" in found["14 train.freeze"]
     text = GOOD.replace("[model]", "split = { validation = 0 }\n[model]")
     found = mistakes(folder, text + 'schedule = { name = "plateau" }\n')
     assert "waits for evaluations" in next(iter(found.values()))

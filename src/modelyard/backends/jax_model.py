@@ -39,6 +39,10 @@ class Functional:
     """Names of parameters that are not trained."""
     still: frozenset[str] = frozenset()
     """Names of what is kept and yet changed by nothing: statistics of frozen norms."""
+    fixed: int = 0
+    """How many at the end of ``kept`` nothing changes: frozen weights, in no checkpoint."""
+    whole: "tuple[Functional, Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]] | None" = None
+    """Of one with adapters: the model without, and what makes its parameters and kept arrays."""
 
     @property
     def trained_names(self) -> tuple[str, ...]:
@@ -46,10 +50,11 @@ class Functional:
 
     @property
     def averaged(self) -> list[bool]:
-        """Which of ``kept`` workers average by their shares: running statistics, but for those that stay."""
+        """Which of ``kept`` workers average by their shares: running statistics that go on. Without the fixed ones."""
+        own = self.kept[: len(self.kept) - self.fixed]
         return [
             bool(jnp.issubdtype(value.dtype, jnp.floating)) and name not in self.still
-            for name, value in zip(self.kept_names, self.kept, strict=True)
+            for name, value in zip(self.kept_names, own, strict=True)
         ]
 
     def trained(self, parameters: Arrays) -> Arrays:
@@ -66,11 +71,6 @@ class Functional:
         new = iter(trained)
         pairs = zip(self.names, parameters, strict=True)
         return [old if name in self.frozen else next(new) for name, old in pairs]
-
-    fixed: int = 0
-    """How many at the end of ``kept`` nothing changes: frozen weights, in no checkpoint."""
-    whole: "tuple[Functional, Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]] | None" = None
-    """Of one with adapters: the model without, and what makes its parameters and kept arrays."""
 
     def outlined(self) -> "Functional":
         """The same with shapes in place of arrays: the first weights need not stay in memory."""

@@ -36,6 +36,11 @@ def treatments(weights: Mapping[str, int], settings: OptimizerSettings) -> dict[
     nothing is left to train.
     """
     groups = settings.groups
+    if settings.freeze and settings.lora is not None:
+        raise TrainingError(
+            "train.freeze means nothing beside train.lora, which trains nothing but its adapters",
+            "take out one of the two; train.lora.also names what is trained whole",
+        )
     _check("train.freeze", settings.freeze, weights)
     _check("train.optimizer.no_decay", settings.no_decay, weights)
     _check("train.optimizer.groups", [group.match for group in groups], weights)

@@ -115,10 +115,7 @@ def begin_training(
             f"the model's function returned a {type(model).__qualname__}, not a torch.nn.Module",
             "return the model itself",
         )
-    wanted = settings.execution
-    check_precision(wanted, device)
-    if world.size == 1:  # there is nobody to share slices with
-        wanted = replace(wanted, parallel="replicate")
+    check_precision(settings.execution, device)
     call, notes = _called(model.to(device), settings)
     unused = check_model(model, call, task.output_size, signature, device)
     treated = treat(model, settings)  # layers that wait for their first input have weights by now
@@ -132,7 +129,7 @@ def begin_training(
         device=device,
         reduce=reduce,
     )
-    execution, measured = settle(wanted, subject)
+    execution, measured = settle(_wanted(settings, world), subject)
     if execution.parallel == "replicate":
         order_weights(model, channels_last=execution.channels_last is True)
     adapted = None if settings.lora is None else Adapted.of(model)
@@ -160,6 +157,12 @@ def begin_training(
     if execution.compile:
         warm_up(state.together.runner, execution, subject)
     return state
+
+
+def _wanted(settings: OptimizerSettings, world: World) -> Execution:
+    if world.size == 1:  # there is nobody to share slices with
+        return replace(settings.execution, parallel="replicate")
+    return settings.execution
 
 
 def _called(model: nn.Module, settings: OptimizerSettings) -> tuple[nn.Module, tuple[str, ...]]:

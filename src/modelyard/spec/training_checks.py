@@ -19,6 +19,12 @@ def training_mistakes(get: Get, say: Say) -> Iterator[Mistake]:
     yield from _schedule(get, say)
     if get("train.clip_norm") is not None and get("train.clip_value") is not None:
         yield say(("train", "clip_value"), "is given beside clip_norm", "one of the two")
+    if get("train.freeze") and get("train.lora") is not None:
+        yield say(
+            ("train", "freeze"),
+            "means nothing beside train.lora, which trains nothing but its adapters",
+            "one of the two; train.lora.also names what is trained whole",
+        )
 
 
 def _optimizer(get: Get, say: Say) -> Iterator[Mistake]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from modelyard.flow import add as add
     from modelyard.flow import deploy as deploy
     from modelyard.flow import export as export
+    from modelyard.flow import find_rate as find_rate
     from modelyard.flow import prepare as prepare
     from modelyard.flow import read as read
     from modelyard.flow import train as train
@@ -29,6 +30,7 @@ _VERBS = {
     "check": "modelyard.preflight",
     "deploy": "modelyard.flow",
     "export": "modelyard.flow",
+    "find_rate": "modelyard.flow",
     "predict": "modelyard.inquiry",
     "prepare": "modelyard.flow",
     "read": "modelyard.flow",
@@ -45,6 +47,7 @@ __all__ = [
     "check",
     "deploy",
     "export",
+    "find_rate",
     "predict",
     "prepare",
     "read",

@@ -30,6 +30,8 @@ from modelyard.tasks import names as task_names
 from modelyard.tasks import open_task
 from modelyard.training.inputs import is_input
 from modelyard.training.optimizer import adapters_of
+from modelyard.training.rate_finder import HIGH, LOW, STEPS, RateCurve
+from modelyard.training.rate_finder import find_rate as search_rate
 from modelyard.training.start_weights import find_start
 from modelyard.training.train import train as train_model
 from modelyard.training.tuning.search import Study, Trial, search
@@ -115,6 +117,21 @@ def verify_resume(
     opened, store = open_project(project, fields)
     dataset = prepare_data(opened, store, on_progress=say)
     return verify(opened, dataset, store, steps=steps, observers=observers)
+
+
+def find_rate(
+    project: ProjectLike = "yard.toml",
+    *,
+    low: float = LOW,
+    high: float = HIGH,
+    steps: int = STEPS,
+    say: Say = _quiet,
+    **fields: Any,
+) -> RateCurve:
+    """Try learning rates from ``low`` to ``high``, one step each, and suggest one; nothing of it stays."""
+    opened, store = open_project(project, fields)
+    dataset = prepare_data(opened, store, on_progress=say)
+    return search_rate(opened, dataset, store, low=low, high=high, steps=steps)
 
 
 def tune(

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "prepare the data and train",
     "verify-resume": "prove that a killed training goes on exactly: kill, resume, compare",
     "tune": "search for better settings; every trial is a resumable run",
+    "lr-find": "try learning rates from small to large, and suggest one",
     "predict": "ask the model: an image, a row, a table, a folder",
     "status": "how far the project is, and what is running",
     "runs": "list trainings, or show one",

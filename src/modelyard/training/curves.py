@@ -2,12 +2,15 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelyard.spec.errors import MissingExtraError
+from modelyard.spec.errors import MissingExtraError, UsageError, from_os_error
 from modelyard.spec.records import AnyEvent, Evaluated, StepDone
+from modelyard.store.files import write_atomic
+from modelyard.training.rate_finder import RateCurve
 
 _BLUE, _ORANGE, _GREY = "#3b7dd8", "#e07b39", "#8a8f98"
 _MOST_POINTS = 800
@@ -69,6 +72,39 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
                 text = f"{int(matrix[row, column])}"
                 panel.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     return _svg(figure)
+
+
+def check_drawing(path: Path) -> None:
+    """Raises UsageError where ``path`` is no picture that ``draw_rates`` makes, MissingExtraError without Matplotlib."""
+    if path.suffix.lower() not in (".svg", ".html"):
+        raise UsageError(f"{path.name!r}: a picture of what kind?", "name it .svg or .html")
+    _figure(1, 1)
+
+
+def draw_rates(curve: RateCurve, path: Path) -> None:
+    """The curve of a range test, with the suggested rate, as ``.svg`` or ``.html``. Raises as ``check_drawing``, StoreError."""
+    check_drawing(path)
+    figure = _figure(7.2, 3.6)
+    panel = figure.subplots()
+    panel.plot(curve.rates, curve.losses, color=_GREY, linewidth=0.8, alpha=0.5, label="each step")
+    panel.plot(curve.rates, curve.smooth, color=_BLUE, linewidth=1.6, label="smoothed")
+    panel.axvline(curve.suggestion, color=_ORANGE, linewidth=1.2, label=f"{curve.suggestion:g}")
+    panel.set_xscale("log")
+    rise = curve.smooth[0] - min(curve.smooth)
+    panel.set_ylim(min(curve.smooth) - 0.1 * rise, curve.smooth[0] + 0.5 * rise)
+    _plain(panel, "training loss over the learning rate")
+    panel.legend(frameon=False, fontsize=8, labelcolor=_GREY)
+    picture = _svg(figure)
+    if path.suffix.lower() == ".html":
+        picture = (
+            "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Learning rates</title></head>"
+            f"<body style='font-family:system-ui;max-width:60rem;margin:2rem auto'>{picture}"
+            f"<p>Steepest {curve.steepest:g}, a tenth of the lowest {curve.tenth:g}: suggested {curve.suggestion:g}.</p></body></html>\n"
+        )
+    try:
+        write_atomic(path, picture.encode())
+    except OSError as error:
+        raise from_os_error(error) from error
 
 
 def last_word(events: list[Any]) -> list[Any]:

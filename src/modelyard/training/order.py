@@ -21,6 +21,8 @@ class Proving(Record, frozen=True, kw_only=True):
 
     dies_at: int | None = None
     """At this step the last worker of the first attempt kills itself."""
+    rates: tuple[float, ...] = ()
+    """In place of a training: one step with each of these learning rates."""
     still: bool = False
     """The model is trained as it is judged: without dropout, batch norms by their running statistics."""
 

@@ -46,6 +46,7 @@ from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.optimizer import optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
+from modelyard.training.range_test import try_rates
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
 from modelyard.training.start_weights import keep_started
 from modelyard.training.witness import taken_file, watched
@@ -127,6 +128,9 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         course = replace(
             course, heart=heart, begin=partial(_begun_anew, order, world, backend, build, loss)
         )
+        if order.proving is not None and order.proving.rates:
+            try_rates(course, state, order.proving.rates)
+            return 0
         state, progress = _restored(course, state)
         ending = run_loop(course, state, progress)
         if ending.reason == "interrupted":

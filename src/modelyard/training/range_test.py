@@ -67,6 +67,7 @@ def try_rates(course: Course, state: State, rates: Sequence[float]) -> None:
                 learning_rate=rate,
                 seed=step_seed(section.seed, step, world.rank),
                 clip_norm=section.clip_norm,
+                clip_value=section.clip_value,
             )
             state, result = course.backend.step(state, batch, settings)
             losses.append(float(course.backend.reduce(np.array([float(result.loss)]))[0]))

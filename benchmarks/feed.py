@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks.harness import Contender, compare, options, show
 from modelyard.backends import open_backend
 from modelyard.backends.base import Batch, OptimizerSettings, StepSettings
-from modelyard.backends.pytorch_models import cnn_small
+from modelyard.backends.families.pytorch_pictures import cnn
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.data.feed import AHEAD, BatchMaker, Feed
@@ -63,7 +63,7 @@ def turn(case: str, way: str, steps: int) -> float:
         outputs=(Tensor(name="scores", dtype="float32", shape=(None, len(CLASSES))),),
     )
     backend = open_backend("pytorch")
-    model = patches() if light else cnn_small(spec.shape, len(CLASSES))
+    model = patches() if light else cnn(spec.shape, len(CLASSES))
     state = backend.begin(model, task, OptimizerSettings(name="adamw"), signature, spec)
     maker = BatchMaker(split, Cursor(samples, BATCH, 0), augment=augment)
     first = 45 if WAYS[way] is None else min(5, steps)

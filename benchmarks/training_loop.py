@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from benchmarks.harness import Contender, compare, options, show
 from modelyard.backends import open_backend
 from modelyard.backends.base import OptimizerSettings
-from modelyard.backends.pytorch_models import cnn_small
+from modelyard.backends.families.pytorch_pictures import cnn
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split
 from modelyard.engines.local import Local
@@ -59,7 +59,7 @@ LABELS = _GENERATOR.integers(0, CLASSES, SAMPLES)
 
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return cnn_small(INPUT.shape, CLASSES)
+    return cnn(INPUT.shape, CLASSES)
 
 
 def ours(steps: int) -> float:

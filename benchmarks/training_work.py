@@ -73,11 +73,12 @@ def build(work: Work) -> Any:
     import torch
     from torch import nn
 
-    from modelyard.backends.pytorch_models import cnn_small, mlp
+    from modelyard.backends.families.pytorch_dense import mlp
+    from modelyard.backends.families.pytorch_pictures import cnn
 
     torch.manual_seed(0)
     if work.name == "cnn":
-        return cnn_small(work.shape, CLASSES)
+        return cnn(work.shape, CLASSES)
     if work.name == "mlp":
         return mlp(work.shape, CLASSES, hidden=(128, 64))
     length, width = work.shape

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from modelyard.backends.families import FAMILIES, FRAMEWORKS
 from modelyard.cli import COMMANDS
 from modelyard.cli.__main__ import build_parser
 from modelyard.spec.project import ProjectFile
@@ -38,7 +39,7 @@ the command line or Python. A later one wins. `YARD_DEBUG=1` shows the trace of 
 def page() -> str:
     """The whole page."""
     os.environ["COLUMNS"] = "100"  # argparse breaks its lines at the terminal's width
-    return "\n".join([HEAD, *_fields(), *_commands()]) + "\n"
+    return "\n".join([HEAD, *_fields(), *_models(), *_commands()]) + "\n"
 
 
 def _fields() -> list[str]:
@@ -99,6 +100,27 @@ def _kind(annotation: Any) -> str:
         "str": "text",
     }
     return next((label for name, label in names.items() if name in text), "any")
+
+
+def _models() -> list[str]:
+    lines = [
+        "## Built-in models",
+        f"`model.build` with `model.framework` ({', '.join(FRAMEWORKS)}); see [models](models.md).",
+        "",
+        "| build | takes | `model.args` | meaning | default |",
+        "|---|---|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        if family.old_name_of:
+            lines.append(f"| `{name}` | | | old name of `{family.old_name_of}` | |")
+            continue
+        for place, (key, arg) in enumerate(family.args.items()):
+            first = (f"`{name}`", family.takes) if not place else ("", "")
+            default = list(arg.default) if isinstance(arg.default, tuple) else arg.default
+            lines.append(
+                f"| {first[0]} | {first[1]} | `{key}` | {arg.meaning} | {_shown(default)} |"
+            )
+    return [*lines, ""]
 
 
 def _commands() -> list[str]:

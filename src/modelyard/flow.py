@@ -217,7 +217,7 @@ def export(
         name=opened.name,
         description=opened.project.description,
         root=opened.root,
-        build=opened.model.build,
+        build=opened.model.full_name,
         args=dict(opened.model.args),
         adapting=_adapting(opened),
     )

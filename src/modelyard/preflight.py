@@ -138,9 +138,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     if mistakes := list(augment_mistakes(project.train.augment, dataset.input, classes=classes)):
         raise ProjectError(mistakes, "change [train.augment] in yard.toml")
     taking = _estimate(project, dataset)  # first: the export fills the memory with other things
-    model = build_model(
-        project.root, project.model.build, dict(project.model.args), signature, dataset.task
-    )
+    model = _built(project, dataset)
     backend = open_backend(recognise(model))
     start = find_start(project)
     optimizer = project.train.optimizer
@@ -208,12 +206,23 @@ def _estimate(project: Project, dataset: Dataset) -> Check:
     )
 
 
+def _built(project: Project, dataset: Dataset) -> object:
+    args, signature = dict(project.model.args), signature_of(dataset.input, dataset.task)
+    return build_model(
+        project.root,
+        project.model.full_name,
+        args,
+        signature,
+        dataset.task,
+        natural=dataset.input,
+    )
+
+
 def _measured(project: Project, dataset: Dataset) -> Measured:
     section, signature = project.train, signature_of(dataset.input, dataset.task)
 
     def build() -> object:
-        args = dict(project.model.args)
-        return build_model(project.root, project.model.build, args, signature, dataset.task)
+        return _built(project, dataset)
 
     backend = open_backend(recognise(build()))
     # One process cannot share its weights with others: a whole copy is measured.

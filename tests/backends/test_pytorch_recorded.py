@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from modelyard.backends.base import Batch, Execution, OptimizerSettings, StepSettings
+from modelyard.backends.families.pytorch_dense import mlp
+from modelyard.backends.families.pytorch_pictures import cnn
 from modelyard.backends.pytorch import PyTorch
-from modelyard.backends.pytorch_models import cnn_small, mlp
 from modelyard.backends.pytorch_recorded import recordable
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import Signature, Tensor
@@ -45,7 +46,7 @@ def sequence() -> nn.Module:
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], TaskSpec]] = {
     "mlp": (lambda: mlp((6,), 3, hidden=(16, 8)), (6,), CLASSES),
-    "cnn": (lambda: cnn_small((3, 16, 16), 3, channels=(4, 8), hidden=8), (3, 16, 16), CLASSES),
+    "cnn": (lambda: cnn((3, 16, 16), 3, channels=(4, 8), hidden=8), (3, 16, 16), CLASSES),
     "sequence": (sequence, (5, 6), CLASSES),
     "binary": (stack, (6,), TWO),
     "regression": (stack, (6,), NUMBER),

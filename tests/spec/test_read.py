@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.spec.errors import NotFoundError, ProjectError
+from modelyard.spec.project import ModelSection
 from modelyard.spec.read import field_names, override, read_project
 
 GOOD = """\
@@ -173,6 +174,15 @@ def test_pairs_that_exclude_each_other(folder: Path) -> None:
     text = GOOD.replace("[model]", "split = { validation = 0 }\n[model]")
     found = mistakes(folder, text + 'schedule = { name = "plateau" }\n')
     assert "waits for evaluations" in next(iter(found.values()))
+
+
+def test_a_framework_is_for_built_in_models(folder: Path) -> None:
+    (folder / "model.py").write_text("def build(): ...")
+    both = GOOD.replace('"cnn-small"', '"model:build"\nframework = "keras"')
+    (found,) = mistakes(folder, both).values()
+    assert "is for built-in models, and model.build is 'model:build'" in found
+    model = ModelSection(build="resnet", framework="keras")
+    assert model.full_name == "keras/resnet" and ModelSection(build="resnet").full_name == "resnet"
 
 
 def test_a_missing_field_names_its_section(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The backends' table, and how a framework is recognised from a model without importing it."""
 
+from modelyard.backends.families import full_names
 from modelyard.spec.errors import ModelError
 from modelyard.spec.plugins import Plugin, load
 
@@ -18,7 +19,7 @@ OWNS = {"torch": "pytorch", "keras": "keras", "jax": "jax", "flax": "jax"}
 """Top-level package of a base class to the backend that trains it."""
 EXTRAS = {**OWNS, "tensorflow": "keras", "optax": "jax"}
 """Top-level package that a user's code may import to the pip extra that brings it."""
-BUILT_IN_MODELS = {"cnn-small": "pytorch", "mlp": "pytorch", "text-small": "pytorch"}
+BUILT_IN_MODELS = full_names()
 """Model names a project may use instead of ``module:function``, and the backend that builds them."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import onnx
 
 from modelyard.backends.keras_model import Subject
@@ -29,6 +30,7 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
                 input_signature=[_spec(subject)],
             )
         proto = _named(onnx.load(temporary), signature)
+        _write_out(proto.graph)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"exporting from Keras on {keras.backend.backend()} needs the package {error.name!r}",
@@ -76,6 +78,21 @@ def _named(proto: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
             )
         batch.dim_param = "batch"
     return proto
+
+
+def _write_out(graph: onnx.GraphProto) -> None:
+    """Of the error function's complement, which ONNX has not, one minus the error function: GELU needs it."""
+    one, places = "one", [i for i, node in enumerate(graph.node) if node.op_type == "Erfc"]
+    if not places:
+        return
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+    for place in reversed(places):
+        node = graph.node[place]
+        between = f"{node.output[0]}/erf"
+        graph.node.insert(
+            place + 1, onnx.helper.make_node("Sub", [one, between], list(node.output))
+        )
+        node.op_type, node.output[0] = "Erf", between
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

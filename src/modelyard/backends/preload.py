@@ -10,7 +10,7 @@ from modelyard.spec.errors import ModelError
 
 _OF_BACKEND = {
     # The first step of an optimizer imports dynamo, which takes as long as torch itself.
-    "pytorch": ("modelyard.backends.pytorch", "modelyard.backends.pytorch_models", "torch._dynamo"),
+    "pytorch": ("modelyard.backends.pytorch", "torch._dynamo"),
     "keras": ("modelyard.backends.keras",),
     # Its threads come with its first computation, not with its import.
     "jax": ("modelyard.backends.jax", "flax.nnx"),

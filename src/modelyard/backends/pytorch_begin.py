@@ -12,9 +12,9 @@ from modelyard.backends.base import Execution, OptimizerSettings, Snapshot
 from modelyard.backends.pytorch_average import TorchAverage
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
+from modelyard.backends.pytorch_input import input_type
 from modelyard.backends.pytorch_linear import OneDNN
 from modelyard.backends.pytorch_lora import Adapted, add_adapters
-from modelyard.backends.pytorch_models import input_type
 from modelyard.backends.pytorch_optimizer import Update, make_optimizer, treat
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
 from modelyard.backends.pytorch_precision import (

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelyard.backends.pytorch_models import input_type
+from modelyard.backends.pytorch_input import input_type
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import Signature
 

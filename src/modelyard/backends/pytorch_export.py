@@ -9,7 +9,7 @@ from torch import nn
 
 from modelyard.backends.onnx_file import OPSET, first_line, quiet, write_onnx
 from modelyard.backends.pytorch_guests import take_in
-from modelyard.backends.pytorch_models import input_type
+from modelyard.backends.pytorch_input import input_type
 from modelyard.spec.errors import ExportError
 from modelyard.spec.signature import Signature
 

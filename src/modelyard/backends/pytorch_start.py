@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from modelyard.backends.base import Weight
 from modelyard.backends.pytorch_guests import take_in
-from modelyard.backends.pytorch_models import input_type
+from modelyard.backends.pytorch_input import input_type
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import Signature
 

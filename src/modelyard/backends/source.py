@@ -21,15 +21,17 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from modelyard import __version__
-from modelyard.backends import BUILT_IN_MODELS, EXTRAS, recognise
+from modelyard.backends import BUILT_IN_MODELS, EXTRAS, families, recognise
 from modelyard.backends.imports import local_files, local_names
 from modelyard.spec.errors import MissingExtraError, ModelError, nearest
 from modelyard.spec.losses import is_own, metric_name
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import Signature
+from modelyard.spec.signature import NaturalInput, Signature, TableInput
 from modelyard.store.files import digest_bytes, digest_file
 from modelyard.tasks import open_task
 from modelyard.tasks.own_loss import OwnLoss
+
+_OURS = Path(families.__file__).parent
 
 
 def build_model(
@@ -40,26 +42,35 @@ def build_model(
     task: TaskSpec,
     *,
     seed: int = 0,
+    natural: NaturalInput | None = None,
 ) -> object:
-    """The model that ``build`` makes: a built-in's name, or ``module:function`` in the folder ``root``.
+    """The model that ``build`` makes: a built-in's full name, or ``module:function`` in the folder ``root``.
 
     The function is called with those it declares of ``input_shape`` (tuple of int, without the
     batch), ``outputs`` (int), ``classes`` (tuple of str), ``vocabulary`` (int, for texts only:
-    tokens are less than it) and ``seed`` (int, for frameworks that have no global one), and with
+    tokens are less than it), ``columns`` (for tables only, where ``natural`` is given: name and number of
+    features of each column, in order) and ``seed`` (int, for frameworks that have no global one), and with
     ``args``.
     Raises ModelError naming the user's file and line.
     """
-    offered = {
-        "input_shape": tuple(size or 1 for size in signature.inputs[0].shape[1:]),
+    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
+    columns: tuple[tuple[str, int], ...] = ()
+    if isinstance(natural, TableInput):
+        columns = tuple((column.name, column.width) for column in natural.columns)
+    offered: dict[str, Any] = {
+        "input_shape": shape,
         "outputs": open_task(task).output_size,
         "classes": task.classes,
         "seed": seed,
     }
     if signature.inputs[0].below is not None:
         offered["vocabulary"] = signature.inputs[0].below
+    if columns:
+        offered["columns"] = columns
     if build in BUILT_IN_MODELS:
-        module = importlib.import_module(f"modelyard.backends.{BUILT_IN_MODELS[build]}_models")
-        return _call(module.MODELS[build], build, args, offered, Path(module.__file__ or ""))
+        vocabulary = signature.inputs[0].below or 0
+        families.check(build, args, shape, vocabulary=vocabulary, columns=columns)
+        return _call(families.function_of(build), build, args, offered, _OURS)
     file, module_name, name = _locate(root, build)
     with _project_modules(root):
         function = _function(_import(module_name, file, root), name, build, file)
@@ -151,12 +162,14 @@ def framework_of(
 def _locate(root: Path, build: str) -> tuple[Path, str, str]:
     """``(file, module, function)`` of ``module:function``."""
     module, colon, function = build.partition(":")
-    known = ", ".join(sorted(BUILT_IN_MODELS))
+    framework, name = families.split_name(build)
+    ours = families.names_for(framework)
+    known = ", ".join(ours)
     if not colon or not function or not module:
-        close = nearest(build, BUILT_IN_MODELS)
+        close = nearest(name, ours)
         hint = f"; did you mean {close!r}?" if close else ""
         raise ModelError(
-            f"model.build = {build!r} is neither a built-in model nor module:function{hint}",
+            f"model.build = {name!r} is neither a built-in model of {framework} nor module:function{hint}",
             f'write "model:build" for the function build in model.py, or one of: {known}',
         )
     return _file_of(root, build, "model.build"), module, function

@@ -176,7 +176,10 @@ def _trained(
     signature = signature_of(dataset.input, dataset.task)
 
     def make() -> object:
-        return build_model(root, build, args, signature, dataset.task, seed=run.seed)
+        natural = dataset.input
+        return build_model(
+            root, build, args, signature, dataset.task, seed=run.seed, natural=natural
+        )
 
     model = make()
     backend = open_backend(recognise(model))

@@ -86,7 +86,12 @@ class DataSection(Section):
 
 class ModelSection(Section):
     build: str = Field(
-        description='"module:function" that returns a model, or a built-in: "cnn-small", "mlp", "text-small".'
+        description='"module:function" that returns a model, or a built-in one: "mlp", "cnn", "resnet", '
+        '"rnn", "transformer-encoder", … (docs/models.md).'
+    )
+    framework: Literal["pytorch", "keras", "jax"] = Field(
+        "pytorch",
+        description="Built-in models: what they are written in. A function's framework is seen from what it returns.",
     )
     args: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
     weights: str = Field(
@@ -102,6 +107,12 @@ class ModelSection(Section):
         [],
         description='Start weights: names in the model, or patterns of them, that begin anew, e.g. ["head.*"].',
     )
+
+    @property
+    def full_name(self) -> str:
+        """``build``; of a built-in model in another framework than PyTorch with it: ``keras/mlp``."""
+        plain = ":" in self.build or self.framework == "pytorch"
+        return self.build if plain else f"{self.framework}/{self.build}"
 
 
 class SearchSpace(Section):

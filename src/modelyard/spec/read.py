@@ -366,6 +366,12 @@ def _paths(merged: _Merged, root: Path) -> Iterator[Mistake]:
         )
     build = merged.get("model.build")
     if isinstance(build, str) and ":" in build:
+        if merged.get("model.framework", "pytorch") != "pytorch":
+            yield merged.mistake(
+                ("model", "framework"),
+                f"is for built-in models, and model.build is {build!r}",
+                "nothing: a function's framework is seen from the model that it returns",
+            )
         module = build.partition(":")[0]
         file = root / Path(*module.split("."))
         if not file.with_suffix(".py").exists() and not (file / "__init__.py").exists():

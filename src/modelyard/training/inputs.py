@@ -51,13 +51,13 @@ def inputs_of(project: Project, dataset: Dataset | str, code: str) -> dict[str, 
         **dict(_flat("", sections)),
         "version.modelyard": __version__,
         "version.python": ".".join(platform.python_version_tuple()[:2]),
-        **_framework_versions(project.model.build),
+        **_framework_versions(project.model.full_name),
     }
 
 
 def code_of(project: Project) -> str:
     """Digest of the user's code that shapes the training: the model's, the loss's, the metrics'. Raises ModelError."""
-    return code_digest(project.root, project.model.build, *own_functions(project.task))
+    return code_digest(project.root, project.model.full_name, *own_functions(project.task))
 
 
 def is_input(field: str) -> bool:

@@ -175,7 +175,7 @@ def _at(store: Store) -> StoreSection:
 
 
 def _check_code(run: Run, project: Project) -> None:
-    recorded, build = run.inputs.get("code", ""), project.model.build
+    recorded, build = run.inputs.get("code", ""), project.model.full_name
     try:
         if code_of(project) == recorded:
             return

@@ -67,7 +67,7 @@ def command() -> str:
 
 def keep(folder: Path, project: Project) -> dict[str, str]:
     """Keep the project and the code of its model in the run's folder; returns each file's digest."""
-    files = code_files(project.root, project.model.build, *own_functions(project.task))
+    files = code_files(project.root, project.model.full_name, *own_functions(project.task))
     try:
         # Not where it is tracked: the address may hold a password, and changes nothing.
         write_atomic(

@@ -82,7 +82,10 @@ def world_from_environment() -> World:
 def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], began: float) -> int:
     def build() -> object:
         root, seed = Path(order.root), order.seed
-        return build_model(root, order.build, order.args, order.signature, order.task, seed=seed)
+        natural = order.dataset.input
+        return build_model(
+            root, order.build, order.args, order.signature, order.task, seed=seed, natural=natural
+        )
 
     with contextlib.ExitStack() as stack:
         heart = _heart(order, world)

@@ -30,7 +30,7 @@ from modelyard.tasks.signature import signature_of
 from modelyard.training import budget
 from modelyard.training.estimate import Measured, available_bytes, estimate, measure, words
 from modelyard.training.execution import asked_for
-from modelyard.training.optimizer import optimizer_settings
+from modelyard.training.optimizer import check_known, optimizer_settings
 from modelyard.training.rehearsal import rehearse
 from modelyard.training.schedules import total_steps
 from modelyard.training.start_weights import find_start
@@ -140,6 +140,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
     taking = _estimate(project, dataset)  # first: the export fills the memory with other things
     model = _built(project, dataset)
     backend = open_backend(recognise(model))
+    check_known(backend, project.train)
     start = find_start(project)
     optimizer = project.train.optimizer
     settings = optimizer_settings(project.train, Execution(), start)

@@ -1,12 +1,14 @@
 """What a project leaves open is the optimizer's own."""
 
+import json
 from typing import Any
 
 import pytest
 
 from modelyard.backends.base import Execution, OptimizerSettings
+from modelyard.spec.errors import TrainingError
 from modelyard.spec.training import TrainSection
-from modelyard.training.optimizer import optimizer_settings
+from modelyard.training.optimizer import check_known, optimizer_settings
 
 
 def settings(**fields: Any) -> OptimizerSettings:
@@ -35,3 +37,28 @@ def test_what_is_said_is_taken() -> None:
     assert settings(name="sgd", momentum=0.0, weight_decay=0.0).momentum == 0.0
     assert settings(name="lion", betas=(0.8, 0.9), weight_decay=1.0).betas == (0.8, 0.9)
     assert settings(name="lion", weight_decay=1.0).weight_decay == 1.0
+
+
+def test_a_backend_of_before_is_not_asked_for_what_it_would_pass_over() -> None:
+    class Before:
+        """As one of another package that was written against an older contract."""
+
+        name, averages, treats_by_name = "before", False, False
+
+    class Now(Before):
+        averages = treats_by_name = True
+
+    asked = {
+        "freeze": ["a.*"],
+        "clip_value": 0.5,
+        "ema": 0.9,
+        "optimizer": {"layer_decay": 0.5, "groups": [{"match": "*"}]},
+    }
+    section = TrainSection.model_validate_json(json.dumps(asked))
+    with pytest.raises(TrainingError) as caught:
+        check_known(Before(), section)  # type: ignore[arg-type]
+    for field in ("freeze", "clip_value", "optimizer.groups", "optimizer.layer_decay", "ema"):
+        assert f"no train.{field}" in caught.value.what
+    assert "no_decay" not in caught.value.what
+    check_known(Now(), section)  # type: ignore[arg-type]
+    check_known(Before(), TrainSection())  # type: ignore[arg-type]

@@ -232,6 +232,8 @@ class Backend(ABC):
     """Most samples that ``evaluate`` should be given at once; a backend short of memory lowers it."""
     averages: bool = False
     """It knows ``OptimizerSettings.ema``."""
+    treats_by_name: bool = False
+    """It knows weights by name (``freeze``, ``no_decay``, ``groups``, ``layer_decay``), and ``clip_value``."""
     before_exchange: Callable[[], None] = staticmethod(_nothing)
     """Called by ``step`` when this worker's own part is done and it waits for the others."""
 

@@ -81,7 +81,7 @@ class Jax(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "jax"
-    averages = True
+    averages = treats_by_name = True
     ops = JaxOps()
 
     def __init__(self) -> None:

@@ -91,7 +91,7 @@ class Keras(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "keras"
-    averages = True
+    averages = treats_by_name = True
     ops = KerasOps()
 
     def __init__(self) -> None:

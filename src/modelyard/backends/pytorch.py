@@ -48,7 +48,7 @@ class PyTorch(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "pytorch"
-    averages = True
+    averages = treats_by_name = True
     ops = TorchOps()
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """From the project's words to what a backend is asked for: the optimizer's settings."""
 
-from modelyard.backends.base import Execution, Lora, OptimizerSettings, WeightGroup
+from modelyard.backends.base import Backend, Execution, Lora, OptimizerSettings, WeightGroup
+from modelyard.spec.errors import TrainingError
 from modelyard.spec.optimizers import NEUTRAL, OPTIMIZERS
 from modelyard.spec.start_weights import StartWeights
 from modelyard.spec.training import TrainSection
@@ -28,6 +29,24 @@ def optimizer_settings(
         ema=section.ema,
         **{field: value for field, value in given.items() if value is not None},
     )
+
+
+def check_known(backend: Backend, section: TrainSection) -> None:
+    """Raises TrainingError naming the fields that ``backend``, of another package perhaps, would pass over."""
+    chosen, plain = section.optimizer, TrainSection().optimizer
+    by_name = {
+        "train.freeze": section.freeze,
+        "train.clip_value": section.clip_value,
+        "train.optimizer.no_decay": chosen.no_decay,
+        "train.optimizer.groups": chosen.groups,
+        "train.optimizer.layer_decay": chosen.layer_decay != plain.layer_decay,
+    }
+    missing = [field for field, value in by_name.items() if value and not backend.treats_by_name]
+    missing += ["train.ema"] if section.ema and not backend.averages else []
+    if missing:
+        raise TrainingError(
+            f"the {backend.name} backend has no {' and no '.join(missing)}", "leave it out"
+        )
 
 
 def adapters_of(section: TrainSection, start: StartWeights | None) -> Lora | None:

@@ -28,7 +28,7 @@ from modelyard.backends.source import build_model, own_loss, own_metrics
 from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
-from modelyard.spec.errors import StoreError, TrainingError, YardError, from_os_error
+from modelyard.spec.errors import StoreError, YardError, from_os_error
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
 from modelyard.spec.start_weights import Started
 from modelyard.spec.work import World
@@ -44,7 +44,7 @@ from modelyard.training.execution import execution_for, keep_execution, read_exe
 from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
 from modelyard.training.loop import Course, Ending, run_loop
-from modelyard.training.optimizer import optimizer_settings
+from modelyard.training.optimizer import check_known, optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.range_test import try_rates
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
@@ -117,8 +117,7 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
         if order.start is not None:
             model, started = start_model(backend, model, order.signature, order.start)
         backend = _watched(order, world, backend, model, heart)
-        if optimizer.ema and not backend.averages:
-            raise TrainingError(f"the {backend.name} backend has no train.ema", "set train.ema = 0")
+        check_known(backend, order.section)
         loss = own_loss(Path(order.root), order.task)
         state = backend.begin(
             model, order.task, optimizer, order.signature, order.dataset.input, loss

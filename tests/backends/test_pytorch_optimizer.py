@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,30 @@ def test_many_steps_are_those_of_torch(name: str) -> None:
             assert torch.equal(kept[place][quantity], value), (place, quantity)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"nesterov": True}], ids=str)
+def test_every_kind_of_descent_is_that_of_torch(options: dict[str, Any]) -> None:
+    ends = []
+    for update in (Update, plain):
+        model = network()
+        settings = OptimizerSettings(name="sgd", weight_decay=0.1, **options)
+        optimizer = make_optimizer(model, settings, treat(model, settings))
+        train(model, update(optimizer), range(6))
+        ends.append(model)
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad"])
+def test_the_kernels_are_called_themselves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first step: torch's own ``step`` would cost a small model more than its arithmetic."""
+    model = network()
+    optimizer = make(model, name)
+    update, called = Update(optimizer), []
+    own = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda: (called.append(1), own()))
+    train(model, update, range(4))
+    assert len(called) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_parameter_without_a_gradient_is_left_alone(name: str) -> None:
     ours, theirs = network(), network()
@@ -74,7 +99,7 @@ def test_a_parameter_without_a_gradient_is_left_alone(name: str) -> None:
     assert same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad"])
 def test_a_state_that_was_replaced_is_the_one_that_is_used(name: str) -> None:
     ours = network()
     optimizer = make(ours, name)

@@ -91,7 +91,7 @@ def test_two_workers(case: str, tmp_path: Path) -> None:
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    told = [child.communicate(timeout=160)[0] for child in children]
+    told = [child.communicate(timeout=250)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0], "\n".join(told)
     ends = [np.load(tmp_path / f"end-{rank}.npz") for rank in (0, 1)]
     x = next(iter(rules.batches()))[0].astype(np.float64)

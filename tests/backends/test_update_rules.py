@@ -87,6 +87,7 @@ def test_keras(kind: str) -> None:
     check(Keras, lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)]), kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["jax", "torch"])
 def test_keras_elsewhere(framework: str) -> None:
     """Keras chooses what it stands on when it is imported: a process of its own."""
@@ -98,7 +99,7 @@ def test_keras_elsewhere(framework: str) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "KERAS_BACKEND": framework},
-        timeout=170,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     assert f"{len(KINDS)} passed" in done.stdout

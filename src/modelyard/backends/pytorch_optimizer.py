@@ -1,6 +1,7 @@
 """PyTorch's optimizers as the project file asks for them, as few kernels as there are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,7 @@ def make_optimizer(
 
 
 class Update:
-    """One step of the optimizer; of Adam and AdamW by calling the fused kernels themselves.
+    """One step of the optimizer; where there is a fused kernel, by calling that itself.
 
     ``Optimizer.step`` looks through all its options and sorts all tensors anew each time, which takes
     longer than the arithmetic of a small model. What it finds is the same in every step: it is
@@ -90,13 +91,14 @@ class Update:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._kernel = _KERNELS.get(type(optimizer))
+        self._fused = _FUSED.get(type(optimizer))
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if any(hasattr(parameter, "to_local") for parameter in self._parameters):
-            self._kernel = None
+        alike = len({(p.dtype, p.device) for p in self._parameters}) == 1
+        if not alike or any(hasattr(parameter, "to_local") for parameter in self._parameters):
+            self._fused = None
         self._groups: list[_Group] = []
         self._steps: list[torch.Tensor] = []
-        """Of all parameters: how many steps each has had."""
+        """Of all parameters: how many steps each has had, where an optimizer counts them."""
 
     def forget(self) -> None:
         """The optimizer's state was replaced: look again."""
@@ -111,7 +113,8 @@ class Update:
         """Take the step, and drop the gradients."""
         if self._groups and all(p.grad is not None for p in self._parameters):
             with torch.no_grad():
-                torch._foreach_add_(self._steps, 1)
+                if self._steps:
+                    torch._foreach_add_(self._steps, 1)
                 for group in self._groups:
                     group.step(rate)
         else:
@@ -122,36 +125,76 @@ class Update:
             parameter.grad = None
 
     def _collect(self) -> None:
-        state, kernel = self._optimizer.state, self._kernel
-        if kernel is not None and all("step" in state[p] for p in self._parameters):
-            self._groups = [
-                _Group(kernel, options, state) for options in self._optimizer.param_groups
-            ]
-            self._steps = [state[p]["step"] for p in self._parameters]
+        if self._fused is None:
+            return
+        states = [self._optimizer.state.get(p, {}) for p in self._parameters]
+        still = not self._optimizer.param_groups[0].get("momentum")
+        kept = [q for q in self._fused.kept if q and not (still and q == _BUFFER)]
+        if all(state.get(quantity) is not None for state in states for quantity in kept):
+            state = self._optimizer.state
+            groups = self._optimizer.param_groups
+            self._groups = [_Group(self._fused, kept, options, state) for options in groups]
+            self._steps = [state["step"] for state in states] if "step" in kept else []
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """A kernel of torch's, and what it is given after parameters and gradients."""
+
+    kernel: Callable[..., None]
+    kept: tuple[str, ...]
+    """Quantities of the optimizer's state, in the kernel's order; "" for an empty list."""
+    options: tuple[str, ...]
+    """Of a group, by the kernel's names for them."""
 
 
 class _Group:
     """The tensors of one parameter group, as the kernel takes them."""
 
-    def __init__(self, kernel: Callable[..., None], options: dict[str, Any], state: Any) -> None:
+    def __init__(
+        self, fused: _Fused, kept: Sequence[str], options: dict[str, Any], state: Any
+    ) -> None:
+        self._kernel, self._scale = fused.kernel, options["scale"]
         self._parameters: list[nn.Parameter] = options["params"]
-        self._firsts = [state[p]["exp_avg"] for p in self._parameters]
-        self._seconds = [state[p]["exp_avg_sq"] for p in self._parameters]
-        self._steps = [state[p]["step"] for p in self._parameters]
-        self._kernel, self._scale = kernel, options["scale"]
-        beta1, beta2 = options["betas"]
-        self._options = {"beta1": beta1, "beta2": beta2, "eps": options["eps"]}
-        self._options |= {key: options[key] for key in ("weight_decay", "amsgrad", "maximize")}
+        self._held = [
+            [state[p][quantity] for p in self._parameters] if quantity in kept else []
+            for quantity in fused.kept
+        ]
+        given = dict(options)
+        if "betas" in options:
+            given["beta1"], given["beta2"] = options["betas"]
+        self._options = {name: given.get(name, False) for name in fused.options}
 
     def step(self, rate: float) -> None:
         gradients = [p.grad for p in self._parameters]
-        held = (self._parameters, gradients, self._firsts, self._seconds)
-        self._kernel(*held, [], self._steps, lr=rate * self._scale, **self._options)
+        lr = rate * self._scale
+        self._kernel(self._parameters, gradients, *self._held, lr=lr, **self._options)
 
 
-_KERNELS: dict[type, Callable[..., None]] = {
-    kind: getattr(torch, kernel)
-    for kind, kernel in ((torch.optim.Adam, "_fused_adam_"), (torch.optim.AdamW, "_fused_adamw_"))
+_BUFFER = "momentum_buffer"
+_OF_ADAM = (
+    ("exp_avg", "exp_avg_sq", "", "step"),
+    ("beta1", "beta2", "eps", "weight_decay", "amsgrad", "maximize"),
+)
+_FUSED: dict[type, _Fused] = {
+    kind: _Fused(getattr(torch, kernel), *rest)
+    for kind, kernel, *rest in (
+        (torch.optim.Adam, "_fused_adam_", *_OF_ADAM),
+        (torch.optim.AdamW, "_fused_adamw_", *_OF_ADAM),
+        (
+            torch.optim.SGD,
+            "_fused_sgd_",
+            (_BUFFER,),
+            # That it were the first step nobody says: there are buffers by now.
+            ("weight_decay", "momentum", "dampening", "nesterov", "maximize", "is_first_step"),
+        ),
+        (
+            torch.optim.Adagrad,
+            "_fused_adagrad_",
+            ("sum", "step"),
+            ("lr_decay", "weight_decay", "eps", "maximize"),
+        ),
+    )
     if hasattr(torch, kernel)
 }
 """Of another release of torch they may be gone; then ``Optimizer.step`` does every step."""

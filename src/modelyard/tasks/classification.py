@@ -65,7 +65,10 @@ class Classification(Task):
             logit = ops.reshape(outputs, (-1,))
             yes = focused(ops, ops.log_sigmoid(logit), gamma)
             no = focused(ops, ops.log_sigmoid(-logit), gamma)
-            losses = targets * yes + (1 - targets) * no
+            label = ops.lookup(
+                (0.0, 1.0), targets
+            )  # not every framework multiplies whole numbers with others
+            losses = label * yes + (1 - label) * no
             mean = 0.5 * (yes + no) if spec.label_smoothing else None
         elif spec.label_smoothing:
             each = focused(ops, ops.log_softmax(outputs), gamma)

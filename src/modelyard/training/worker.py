@@ -8,10 +8,8 @@ to stop and stopped, 1 failed with the reason in ``failure-<rank>.json``.
 
 import contextlib
 import os
-import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -43,6 +41,7 @@ from modelyard.training.evaluation import evaluate
 from modelyard.training.execution import execution_for, keep_execution, read_execution
 from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
+from modelyard.training.lifeline import end_with_parent, listen_for_signals
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.optimizer import check_known, optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
@@ -51,15 +50,13 @@ from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
 from modelyard.training.start_weights import keep_started
 from modelyard.training.witness import taken_file, watched
 
-_PARENT_POLL_SECONDS = 1.0
-
 
 def main(run_folder: str) -> int:
     """Run one worker to its end and return its exit code."""
     began = time.monotonic()
     folder, world = Path(run_folder), world_from_environment()
-    asked_to_stop = _listen_for_signals()
-    _end_with_parent()
+    asked_to_stop = listen_for_signals()
+    end_with_parent()
     try:
         hold_as_worker(folder)
         return _work(read_order(folder), world, asked_to_stop, began)
@@ -350,26 +347,6 @@ def _best(folder: Path) -> Checkpoint:
             f"no whole checkpoint is left in {folder}", "run the command again; it trains anew"
         )
     return found
-
-
-def _listen_for_signals() -> Callable[[], bool]:
-    """SIGTERM and SIGINT only raise a flag; the loop stops at the next meeting, after a checkpoint."""
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    return asked.is_set
-
-
-def _end_with_parent() -> None:
-    """End when whoever started this worker is gone: the portable twin of Linux's PDEATHSIG."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 def _tell(folder: Path, world: World, error: BaseException) -> None:

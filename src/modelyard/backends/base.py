@@ -74,6 +74,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """Which library computes large dense layers in training, where a backend has two of them."""
     parallel: Literal["replicate", "shard"] = "replicate"
     """``shard``: each worker keeps a slice of weights, gradients and optimizer state."""
+    gradient_checkpointing: bool = False
+    """Forget what the model's blocks compute and compute it again in the backward pass."""
     micro_batch: int | None = None
     """Most samples that one worker takes through the model at once; None: its whole share."""
     samples: int = 32

@@ -27,6 +27,7 @@ from modelyard.backends.jax_average import JaxAverage
 from modelyard.backends.jax_lora import base_digest, with_adapters
 from modelyard.backends.jax_loss import JaxOps, differentiate
 from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
+from modelyard.backends.jax_recompute import recompute_blocks
 from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
 from modelyard.backends.jax_step import Programs, compile_programs, seed_words
@@ -117,9 +118,11 @@ class Jax(Backend):
         """Raises TrainingError for an execution that cannot be had here, OutOfMemory."""
         execution = self._execution(optimizer.execution)
         opened = self.opened(task, loss)
-        found, words = functional(model, self._key()), ""
+        words = recompute_blocks(model) if execution.gradient_checkpointing else ""
+        found = functional(model, self._key())
         if optimizer.lora is not None:
-            found, words = with_adapters(found, optimizer.lora, self._key())
+            found, said = with_adapters(found, optimizer.lora, self._key())
+            words = "; ".join(filter(None, (words, said)))
         check_model(found, opened.output_size, signature)
         treated = treat(found, optimizer, signature)
         if frozen := frozenset(name for name, one in treated.items() if not one.trained):

@@ -109,6 +109,11 @@ def _check(wanted: Execution, world: World, *, channels_last: bool) -> None:
             'the keras backend has no train.parallel = "shard"',
             'use "replicate", or return a PyTorch model',
         )
+    if wanted.gradient_checkpointing:
+        raise TrainingError(
+            "the keras backend has no train.gradient_checkpointing",
+            "train.micro_batch needs less memory as well; or return a PyTorch or Flax model",
+        )
     if wanted.linear == "onednn":
         raise TrainingError(
             'the keras backend has no train.linear = "onednn"', 'set train.linear = "auto"'

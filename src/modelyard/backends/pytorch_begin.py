@@ -22,6 +22,7 @@ from modelyard.backends.pytorch_precision import (
     check_precision,
     order_weights,
 )
+from modelyard.backends.pytorch_recompute import recompute_blocks
 from modelyard.backends.pytorch_recorded import Recorded, recordable
 from modelyard.backends.pytorch_tune import Reduce, Subject, compiled, settle, warm_up
 from modelyard.spec.errors import ModelError
@@ -170,6 +171,8 @@ def _called(model: nn.Module, settings: OptimizerSettings) -> tuple[nn.Module, t
     call, notes = take_in(model)
     if settings.lora is not None:
         notes = (*notes, add_adapters(model, settings.lora))
+    if settings.execution.gradient_checkpointing:
+        notes = (*notes, recompute_blocks(model))
     return call, notes
 
 

@@ -250,6 +250,11 @@ class TrainSection(Section):
         description="replicate: each worker holds the whole model. shard: each holds a slice of "
         "weights, gradients and optimizer state, for models that do not fit otherwise.",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep of each block of the model its input only, and compute the rest again in the backward pass: "
+        "less memory, about a third more time, the same numbers.",
+    )
     micro_batch: PositiveInt | Literal["auto"] = Field(
         "auto",
         description="Most samples that a worker takes through the model at once; the gradients of "

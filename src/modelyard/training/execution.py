@@ -58,6 +58,7 @@ def asked_for(section: TrainSection, workers: int, steps: int) -> Execution:
         channels_last=section.channels_last,
         linear=section.linear,
         parallel=section.parallel,
+        gradient_checkpointing=section.gradient_checkpointing,
         micro_batch=None if section.micro_batch == "auto" else section.micro_batch,
         samples=-(-section.batch_size // workers),
         steps=steps,

@@ -32,7 +32,8 @@ def model_key(order: WorkOrder, code: str) -> str:
     """Names what needs the memory: the model with its arguments, its input, and how it is computed."""
     section = order.section
     shape = order.signature.inputs[0].shape
-    how = [section.precision, section.parallel, section.optimizer.name]
+    how: list[str] = [section.precision, section.parallel, section.optimizer.name]
+    how += ["gradient checkpointing"] if section.gradient_checkpointing else []
     content = msgspec.json.encode([order.build, order.args, code, shape, how], order="sorted")
     return digest_bytes(content).removeprefix("sha256:")[:16]
 

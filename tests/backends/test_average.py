@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from modelyard.backends.average import share_after
-from modelyard.backends.base import Execution, OptimizerSettings, Snapshot
+from modelyard.backends.base import Execution, Lora, OptimizerSettings, Snapshot
 from modelyard.backends.contract import (
     Case,
     _assert_equal,
@@ -30,6 +30,8 @@ CASES = {
     "jax": Case(backend="jax", root=MODELS, build="jax_nets:build"),
 }
 EMA = OptimizerSettings(name="adamw", weight_decay=0.01, ema=0.9)
+FROZEN = replace(EMA, freeze=("*bias",))
+LORA = replace(EMA, lora=Lora(rank=2, alpha=4.0))
 SMALL = replace(EMA, execution=Execution(micro_batch=3))
 
 
@@ -41,6 +43,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def averages(snapshot: Snapshot) -> dict[str, Any]:
     return {k.removeprefix("ema."): v for k, v in snapshot.tensors.items() if k.startswith("ema.")}
+
+
+def fresh_folder(folder: Path) -> Path:
+    (folder / "shipped").mkdir()
+    return folder / "shipped"
 
 
 def test_the_first_steps_weigh_little_and_soon_the_decay_is_what_was_asked_for() -> None:
@@ -105,20 +112,32 @@ def test_the_average_is_judged_and_exported_and_is_the_weights_of_a_checkpoint(
     np.testing.assert_allclose(session.run(["scores"], {"input": inputs})[0], judged, atol=1e-4)
 
 
-def test_a_resume_goes_on_bit_for_bit(case: Case, tmp_path: Path) -> None:
-    backend, state = _begin(case, EMA)
+@pytest.mark.parametrize("optimizer", [EMA, FROZEN, LORA], ids=["all", "frozen", "adapters"])
+def test_a_resume_goes_on_bit_for_bit(
+    case: Case, optimizer: OptimizerSettings, tmp_path: Path
+) -> None:
+    backend, state = _begin(case, optimizer)
     state, _ = _train(backend, state, case, range(4))
     backend.evaluate(state, _samples(case, 1, 4)[0])
     middle = backend.snapshot(state)
     _assert_equal(backend.view(state), middle)
     files = write_snapshot(tmp_path, middle)
     state, _ = _train(backend, state, case, range(4, 8))
-    other, fresh = _begin(case, EMA, seed=99)
+    # Adapters must find the weights that they were trained on; else any weights will do.
+    other, fresh = _begin(case, optimizer, seed=0 if optimizer.lora else 99)
     fresh, _ = _train(other, fresh, case, range(2))
     other.evaluate(fresh, _samples(case, 1, 4)[0])
     fresh = other.restore(fresh, read_snapshot(tmp_path, files))
     fresh, _ = _train(other, fresh, case, range(4, 8))
     _assert_equal(other.snapshot(fresh), backend.snapshot(state))
+    inputs, _ = _samples(case, 5, 16)
+    judged = backend.evaluate(state, inputs)
+    np.testing.assert_array_equal(other.evaluate(fresh, inputs), judged)
+    # What is shipped is the average, also merged into what its adapters stand on.
+    files = write_snapshot(fresh_folder(tmp_path), backend.snapshot(state))
+    plain, shipped = _begin(case, replace(optimizer, ema=0.0))
+    shipped = plain.restore(shipped, read_weights(tmp_path / "shipped", files))
+    np.testing.assert_allclose(plain.evaluate(shipped, inputs), judged, atol=1e-6)
     assert backend.snapshot(state).numbers["averaged"] == 8
 
 

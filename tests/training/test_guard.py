@@ -12,6 +12,7 @@ from torch import nn
 
 from modelyard.backends import open_backend
 from modelyard.backends.base import Batch, OptimizerSettings, Snapshot, StepSettings
+from modelyard.backends.source import build_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import Split, open_split, prepare
 from modelyard.spec.errors import TrainingError
@@ -123,6 +124,45 @@ def assert_same(one: Snapshot, two: Snapshot) -> None:
     assert one.tensors.keys() == two.tensors.keys()
     for name, array in one.tensors.items():
         assert np.array_equal(array, two.tensors[name]), name
+
+
+PICTURES = Path(__file__).parents[1] / "backends" / "models"
+
+
+@pytest.mark.parametrize(
+    ("name", "build"), [("keras", "keras_models:cnn"), ("jax", "jax_nets:build")]
+)
+def test_in_other_frameworks_too(name: str, build: str, tmp_path: Path) -> None:
+    """From the beginning, which is made anew, and from a checkpoint; against a training without that batch."""
+    pytest.importorskip(name)
+    task = TaskSpec(type="classification", target="y", loss="cross-entropy", classes=("a", "b"))
+    spec = TensorInput(shape=(1, 8, 8))
+    signature, random = signature_of(spec, task), np.random.default_rng(0)
+    inputs = random.normal(size=(SAMPLES, 1, 8, 8)).astype(np.float32)
+    inputs[CURSOR.indices(4)[0]] = 1e38
+    targets = (inputs[:, 0, 0, 0] > 0).astype(np.int64)
+    split = Split(spec=spec, inputs=inputs, targets=targets, positions=np.arange(SAMPLES))
+    finals = []
+    bad = tuple(step for step in range(24) if _holds(split, step))
+    assert len(bad) == 2 and bad[0] == 4
+    for place, skipped in (("guarded", ()), ("without", bad)):
+        training = Training(tmp_path / place, split)
+        backend = open_backend(name)
+
+        def begin(backend: Any = backend) -> Any:
+            backend.seed(7)
+            model = build_model(PICTURES, build, {}, signature, task, seed=7)
+            return backend.begin(
+                model, task, OptimizerSettings(name="adamw", ema=0.9), signature, spec
+            )
+
+        training.course = replace(
+            training.course, backend=backend, task=open_task(task), steps=24, begin=begin
+        )
+        ending = training.run(Progress(skipped=skipped), begin())
+        assert ending.progress.skipped == bad and bool(training.went_back()) == (not skipped)
+        finals.append(backend.snapshot(ending.state))
+    assert_same(*finals)
 
 
 @pytest.mark.parametrize(("bad", "back_to"), [(3, 0), (8, 6)], ids=["no-checkpoint", "checkpoint"])

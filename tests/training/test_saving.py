@@ -13,7 +13,7 @@ from modelyard.backends.base import Part, Snapshot
 from modelyard.spec.errors import StoreError, TrainingError
 from modelyard.spec.work import World
 from modelyard.training import checkpoints
-from modelyard.training.checkpoints import Progress
+from modelyard.training.checkpoints import BrokenWeights, Progress
 from modelyard.training.saving import Writer
 
 ROWS = 24
@@ -127,6 +127,41 @@ def test_a_weight_that_is_no_number_is_told_at_the_next_meeting(tmp_path: Path) 
             time.sleep(0.01)
     assert_whole(tmp_path, 1)
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_what_was_refused_while_the_next_save_waits_is_told_at_the_meeting_after(
+    tmp_path: Path,
+) -> None:
+    """Only at a meeting do all workers learn of it; a save is none."""
+    with Writer(tmp_path, world(), keep=2) as writer:
+        broken = state_of(1)
+        broken.tensors["model.bias"][0] = np.nan
+        writer.save(broken, Progress(step=1), epoch=0.1)
+        writer.save(state_of(2), Progress(step=2), epoch=0.2)
+        assert not writer.busy and checkpoints.latest(tmp_path) == (None, [])
+        assert writer.refused() and not writer.refused()
+        writer.save(state_of(3), Progress(step=3), epoch=0.3)
+    assert_whole(tmp_path, 3)
+
+
+def test_worker_0_does_not_wait_for_a_share_that_was_refused(tmp_path: Path) -> None:
+    """Worker 1 holds the broken rows; both know within moments, and there is no checkpoint."""
+    zero, one = (Writer(tmp_path, world(rank, 2), keep=2) for rank in (0, 1))
+    broken = state_of(1, 1, 2)
+    broken.tensors["model.rows"][0, 0] = np.inf
+    began = time.monotonic()
+    zero.save(state_of(1, 0, 2), Progress(step=1), epoch=0.1)
+    one.save(broken, Progress(step=1), epoch=0.1)
+    for writer in (zero, one):
+        with pytest.raises(BrokenWeights):
+            writer.wait()
+    assert time.monotonic() - began < 20 and checkpoints.latest(tmp_path) == (None, [])
+    checkpoints.sweep(tmp_path)
+    zero.save(state_of(1, 0, 2), Progress(step=1), epoch=0.1)
+    one.save(state_of(1, 1, 2), Progress(step=1), epoch=0.1)
+    one.wait()
+    zero.wait()
+    assert_whole(tmp_path, 1)
 
 
 def test_finite_weights_whose_sum_overflows_are_fine(tmp_path: Path) -> None:

@@ -71,10 +71,16 @@ class Writer:
 
         ``state`` may share memory with the training, which goes on as soon as this returns. Every
         worker must call it at the same step. Where the save before is still being written it waits
-        for that. Raises what ``check`` raises.
+        for that; where that one turns out to be refused, nothing is written until ``refused`` has said so.
+        Raises what else ``check`` raises.
         """
         began = time.perf_counter()
-        self.wait()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if isinstance(self._error, BrokenWeights):
+            return time.perf_counter() - began
+        self.check()
         share = share_of(state, self._world.rank, self._world.size)
         copied = replace(share, tensors={n: self._copy(n, a) for n, a in share.tensors.items()})
         blocked = time.perf_counter() - began

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from modelyard.backends.average import share_after
-from modelyard.backends.base import Execution, Lora, OptimizerSettings, Snapshot
+from modelyard.backends.base import Batch, Execution, Lora, OptimizerSettings, Snapshot
 from modelyard.backends.contract import (
     Case,
     _assert_equal,
@@ -139,6 +139,20 @@ def test_a_resume_goes_on_bit_for_bit(
     shipped = plain.restore(shipped, read_weights(tmp_path / "shipped", files))
     np.testing.assert_allclose(plain.evaluate(shipped, inputs), judged, atol=1e-6)
     assert backend.snapshot(state).numbers["averaged"] == 8
+
+
+def test_the_estimate_counts_the_average(case: Case) -> None:
+    if case.backend == "jax":
+        pytest.skip("it makes no estimate")
+    found = []
+    for optimizer in (EMA, replace(EMA, ema=0.0)):
+        backend, state = _begin(case, optimizer)
+        inputs, targets = _samples(case, 0, 8)
+        batch = Batch(inputs=inputs, targets=targets, global_size=8)
+        measured = backend.estimate(state, batch)
+        assert measured is not None
+        found.append(measured)
+    assert found[0].optimizer - found[1].optimizer == found[0].gradients > 0
 
 
 def test_it_begins_with_the_weights_where_a_snapshot_has_none(case: Case) -> None:

@@ -188,6 +188,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     gradients: int
     optimizer: int
+    """With the weights' average, where one is kept."""
     activations: int
     """Kept from the forward for the backward pass, of one micro-batch."""
     step_seconds: float

@@ -19,6 +19,7 @@ os.environ.setdefault(
 
 import keras
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from modelyard.backends.average import COUNT, Average
@@ -228,7 +229,9 @@ class Keras(Backend):
             _, result = self.step(state, batch, StepSettings(learning_rate=0.0, seed=0))
             float(result.loss)
 
-        return estimate(state.subject, state.execution, len(batch.targets), step)
+        found = estimate(state.subject, state.execution, len(batch.targets), step)
+        averages = found.gradients if state.average is not None else 0  # as many, of the same size
+        return replace(found, optimizer=found.optimizer + averages)
 
     def export(self, state: KerasState, path: Path, signature: Signature) -> None:
         """Write ``state``'s model to ``path``; raises ExportError naming what cannot be expressed."""

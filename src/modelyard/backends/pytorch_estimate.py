@@ -41,7 +41,8 @@ def estimate(
         gradients=_size(state.parameters),
         optimizer=_size(
             value for known in state.optimizer.state.values() for value in known.values()
-        ),
+        )
+        + (_size(state.parameters) if state.average is not None else 0),
         activations=sum(kept.values()),
         step_seconds=sorted(times)[_STEPS // 2],
     )

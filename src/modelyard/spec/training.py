@@ -123,6 +123,8 @@ class ScheduleSection(Section):
 
 
 class StoppingSection(Section):
+    """Ends a training whose ``train.metric`` improves no more."""
+
     patience: PositiveInt = Field(
         description="Evaluations without improvement before training stops."
     )

@@ -8,9 +8,16 @@ import pytest
 
 from modelyard.backends import open_backend
 from modelyard.backends.base import Batch, Execution, OptimizerSettings
-from modelyard.backends.contract import Case, _assert_equal, _train, read_result, run_workers
+from modelyard.backends.contract import (
+    Case,
+    _assert_equal,
+    _samples,
+    _train,
+    read_result,
+    run_workers,
+)
 from modelyard.backends.source import build_model
-from modelyard.spec.errors import TrainingError
+from modelyard.spec.errors import ModelError, TrainingError
 
 MODELS = str(Path(__file__).with_name("models"))
 CASES = {
@@ -156,7 +163,7 @@ def test_a_transformers_model_knows_its_own_blocks() -> None:
     ("backend", "build", "words"),
     [
         ("pytorch", "odd:build", "found no blocks in Mixed"),
-        ("keras", "keras_models:cnn", "the keras backend has no"),
+        ("keras", "keras_models:cnn", "found no blocks in sequential|KERAS_BACKEND"),
         ("jax", "jax_nets:build", "found no blocks in Net"),
         ("jax", "jax_nets:functions", "plain functions"),
     ],
@@ -167,3 +174,39 @@ def test_a_model_without_blocks_is_told_what_to_do(backend: str, build: str, wor
     with pytest.raises(TrainingError, match=words) as caught:
         begin(case, gradient_checkpointing=True)
     assert caught.value.mend
+
+
+def test_keras_blocks_are_computed_twice_in_tensorflows_graph_and_learn_the_same() -> None:
+    """Dropout included; operations are fused in another way, so that the last digits may differ."""
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("Keras stands on another framework")
+    case, ends, products = Case(backend="keras", root=MODELS, build="deep:keras_blocks"), [], []
+    for again in (False, True):
+        backend, state = begin(case, gradient_checkpointing=again)
+        batch = _samples(case, 0, 8)
+        seeds = np.zeros((6, 2), np.int64)
+        graph = state.program._gradients.get_concrete_function(
+            batch[0], (batch[1],), seeds, np.float32(8)
+        ).graph
+        inner = [node for one in graph.as_graph_def().library.function for node in one.node_def]
+        nodes = [*graph.as_graph_def().node, *inner]
+        products.append(sum(node.op == "MatMul" for node in nodes))
+        state, losses = _train(backend, state, case, range(4))
+        ends.append((losses, backend.snapshot(state).tensors))
+        assert any("computed again" in note for note in backend.notes(state)) is again
+    assert products[1] >= products[0] + 6
+    assert np.allclose(ends[0][0], ends[1][0], rtol=1e-4)
+    assert all(np.allclose(a, ends[1][1][k], atol=1e-4) for k, a in ends[0][1].items())
+
+
+def test_keras_blocks_with_running_statistics_are_refused() -> None:
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("Keras stands on another framework")
+    case = Case(
+        backend="keras", root=MODELS, build="deep:keras_blocks", args={"norm": "BatchNormalization"}
+    )
+    with pytest.raises(ModelError, match="statistics of batch_normalization") as caught:
+        begin(case, gradient_checkpointing=True)
+    assert "LayerNormalization" in caught.value.mend

@@ -44,20 +44,31 @@ def test_a_backend_of_before_is_not_asked_for_what_it_would_pass_over() -> None:
         """As one of another package that was written against an older contract."""
 
         name, averages, treats_by_name = "before", False, False
+        adapts = recomputes = False
 
     class Now(Before):
-        averages = treats_by_name = True
+        averages = treats_by_name = adapts = recomputes = True
 
     asked = {
         "freeze": ["a.*"],
         "clip_value": 0.5,
         "ema": 0.9,
+        "lora": {"rank": 2},
+        "gradient_checkpointing": True,
         "optimizer": {"layer_decay": 0.5, "groups": [{"match": "*"}]},
     }
     section = TrainSection.model_validate_json(json.dumps(asked))
     with pytest.raises(TrainingError) as caught:
         check_known(Before(), section)  # type: ignore[arg-type]
-    for field in ("freeze", "clip_value", "optimizer.groups", "optimizer.layer_decay", "ema"):
+    for field in (
+        "freeze",
+        "clip_value",
+        "optimizer.groups",
+        "optimizer.layer_decay",
+        "ema",
+        "lora",
+        "gradient_checkpointing",
+    ):
         assert f"no train.{field}" in caught.value.what
     assert "no_decay" not in caught.value.what
     check_known(Now(), section)  # type: ignore[arg-type]

@@ -237,6 +237,10 @@ class Backend(ABC):
     """It knows ``OptimizerSettings.ema``."""
     treats_by_name: bool = False
     """It knows weights by name (``freeze``, ``no_decay``, ``groups``, ``layer_decay``), and ``clip_value``."""
+    adapts: bool = False
+    """It knows ``OptimizerSettings.lora``."""
+    recomputes: bool = False
+    """It knows ``Execution.gradient_checkpointing``."""
     before_exchange: Callable[[], None] = staticmethod(_nothing)
     """Called by ``step`` when this worker's own part is done and it waits for the others."""
 

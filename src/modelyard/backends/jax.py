@@ -82,7 +82,7 @@ class Jax(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "jax"
-    averages = treats_by_name = True
+    averages = treats_by_name = adapts = recomputes = True
     ops = JaxOps()
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ class Keras(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "keras"
-    averages = treats_by_name = True
+    averages = treats_by_name = adapts = recomputes = True
     ops = KerasOps()
 
     def __init__(self) -> None:

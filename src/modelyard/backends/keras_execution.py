@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from modelyard.backends.base import Estimate, Execution
 from modelyard.backends.keras_arrays import as_array
 from modelyard.backends.keras_model import Subject, seed_values, set_precision
+from modelyard.backends.keras_recompute import recompute_blocks
 from modelyard.spec.errors import ModelError, OutOfMemory, TrainingError, YardError
 from modelyard.spec.work import World
 
@@ -90,6 +91,8 @@ def settle(
         notes.append(
             "optimizer, loss and metrics are those of the project file, not of model.compile()"
         )
+    if chosen.gradient_checkpointing:
+        notes.append(recompute_blocks(subject.model))
     if chosen.precision == "bfloat16":
         set_precision(subject.model, "mixed_bfloat16")
     if wanted.compile == "auto" and make.can_compile:
@@ -108,11 +111,6 @@ def _check(wanted: Execution, world: World, *, channels_last: bool) -> None:
         raise TrainingError(
             'the keras backend has no train.parallel = "shard"',
             'use "replicate", or return a PyTorch model',
-        )
-    if wanted.gradient_checkpointing:
-        raise TrainingError(
-            "the keras backend has no train.gradient_checkpointing",
-            "train.micro_batch needs less memory as well; or return a PyTorch or Flax model",
         )
     if wanted.linear == "onednn":
         raise TrainingError(

@@ -48,7 +48,7 @@ class PyTorch(Backend):
     """See the contract in ``base.py``; one object belongs to one process."""
 
     name = "pytorch"
-    averages = treats_by_name = True
+    averages = treats_by_name = adapts = recomputes = True
     ops = TorchOps()
 
     def __init__(self) -> None:

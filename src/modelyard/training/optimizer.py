@@ -43,6 +43,9 @@ def check_known(backend: Backend, section: TrainSection) -> None:
     }
     missing = [field for field, value in by_name.items() if value and not backend.treats_by_name]
     missing += ["train.ema"] if section.ema and not backend.averages else []
+    missing += ["train.lora"] if section.lora and not backend.adapts else []
+    recompute = section.gradient_checkpointing and not backend.recomputes
+    missing += ["train.gradient_checkpointing"] if recompute else []
     if missing:
         raise TrainingError(
             f"the {backend.name} backend has no {' and no '.join(missing)}", "leave it out"

@@ -1,4 +1,4 @@
-"""The same deep stack of blocks with dropout in PyTorch and in Flax: what gradient checkpointing is for."""
+"""The same deep stack of blocks with dropout in PyTorch, Flax and Keras: what gradient checkpointing is for."""
 
 import itertools
 import math
@@ -74,3 +74,26 @@ def flax_blocks(
             return self.out(x)
 
     return Deep(nnx.Rngs(seed))
+
+
+def keras_blocks(
+    input_shape: tuple[int, ...], outputs: int, width: int = 32, norm: str = "LayerNormalization"
+) -> Any:
+    import keras
+    from keras import layers
+
+    class Block(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.dropout = getattr(layers, norm)(), layers.Dropout(0.3)
+            self.first, self.last = layers.Dense(4 * width, activation="gelu"), layers.Dense(width)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            hidden = self.first(
+                self.norm(x, training=training) if "Batch" in norm else self.norm(x)
+            )
+            return x + self.last(self.dropout(hidden, training=training))
+
+    blocks = [Block() for _ in range(3)]
+    stack = [layers.Flatten(), layers.Dense(width), *blocks, layers.Dense(outputs)]
+    return keras.Sequential([keras.Input(input_shape), *stack])

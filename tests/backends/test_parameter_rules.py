@@ -81,6 +81,9 @@ def test_layer_by_layer() -> None:
         ),
         # a model's own parameters go with its first layer
         ("pos_weight patch.proj.weight head.weight", "pos_weight patch.proj.weight | head.weight"),
+        ("vectors.weight pos_weight blocks.0.q.weight", "pos_weight vectors.weight | blocks.0.q.weight"),
+        ("norm.scale patch.weight head.weight", "norm.scale patch.weight | head.weight"),
+        ("a_weight b_weight c", "a_weight b_weight c"),
         # Keras counts from the second on
         (
             "net/block/query/weight net/block/value/weight net/block_1/query/weight net/dense/weight",

@@ -83,19 +83,17 @@ def layers_of(weights: Mapping[str, int]) -> list[list[str]]:
     layers: dict[tuple[str, ...], list[str]] = {}
     for name, steps in parts.items():
         layers.setdefault(_layer(steps, numbered), []).append(name)
+    first = layers.pop((), [])  # weights of the model itself go with its first layer
     found: list[list[str]] = []
-    waiting: list[str] = []
-    for key, names in layers.items():
-        if not key or (not found and not _has_matrix(names, weights)):
-            waiting += names  # weights of the model itself go with its first layer
-        elif not _has_matrix(names, weights):
+    for names in layers.values():
+        if _has_matrix(names, weights):
+            found.append([*first, *names])
+            first = []
+        elif found:
             found[-1] += names
         else:
-            found.append([*waiting, *names])
-            waiting = []
-    if waiting:
-        found = [*found[:-1], [*(found[-1] if found else []), *waiting]]
-    return found
+            first += names
+    return [*found, first] if first else found
 
 
 def _depths(weights: Mapping[str, int]) -> dict[str, int]:

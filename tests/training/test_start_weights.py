@@ -170,3 +170,24 @@ def test_a_worker_tells_what_does_not_fit(place: Place) -> None:
     with pytest.raises(ModelError) as caught:
         trained(place, project(place, "a.safetensors"))
     assert 'model.rename = { "net." = "" }' in caught.value.mend
+
+
+def test_a_transformers_model_is_fine_tuned_from_its_folder_for_other_classes(place: Place) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=8, patch_size=4, num_channels=1, num_labels=3,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(place.root / "vit")
+    (place.root / "model.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import AutoConfig, AutoModelForImageClassification\n"
+        "def build(outputs):\n"
+        "    config = AutoConfig.from_pretrained(Path(__file__).with_name('vit'), num_labels=outputs)\n"
+        "    return AutoModelForImageClassification.from_config(config)\n"
+    )
+    run = trained(place, project(place, "vit", fresh=["classifier.*"], train={"max_steps": 2}))
+    assert run.start is not None and run.start.fresh == ("classifier.weight", "classifier.bias")
+    assert run.start.loaded > 10
+    with pytest.raises(ModelError, match=r"classifier\.weight is 10×16 in the model and 3×16"):
+        trained(place, project(place, "vit", train={"max_steps": 2}))

@@ -332,6 +332,13 @@ class Backend(ABC):
             f"the {self.name} backend cannot start from weights", "leave model.weights out"
         )
 
+    def library_tensors(self, model: object, folder: Path) -> dict[str, NDArray[Any]] | None:
+        """Of a library that writes files under other names than its weights have: what it reads there.
+
+        None where names are names: for any other model or folder.
+        """
+        return None
+
     def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
         """``model`` with these in place of its own, by the first of a weight's names; shapes fit."""
         raise TrainingError(

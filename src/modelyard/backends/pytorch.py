@@ -30,7 +30,7 @@ from modelyard.backends.pytorch_look import device_usage, profiled, sampled_valu
 from modelyard.backends.pytorch_lora import merged
 from modelyard.backends.pytorch_loss import TorchOps, differentiate
 from modelyard.backends.pytorch_parallel import Alone
-from modelyard.backends.pytorch_start import put_weights, weights_of
+from modelyard.backends.pytorch_start import library_tensors, put_weights, weights_of
 from modelyard.backends.pytorch_state import restore_state, snapshot_state, view_state
 from modelyard.backends.pytorch_still import hold_still
 from modelyard.backends.pytorch_workers import choose_device, device_kind, join_workers
@@ -112,6 +112,9 @@ class PyTorch(Backend):
 
     def weights(self, model: object, signature: Signature) -> tuple[Weight, ...]:
         return weights_of(model, signature)
+
+    def library_tensors(self, model: object, folder: Path) -> dict[str, NDArray[Any]] | None:
+        return library_tensors(model, folder)
 
     def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
         return put_weights(model, tensors)

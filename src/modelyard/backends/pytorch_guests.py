@@ -49,9 +49,14 @@ def take_in(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """
     if _descends(model, "LightningModule", _LIGHTNING):
         return _lightning(model)
-    if _descends(model, "PreTrainedModel", _TRANSFORMERS):
+    if is_transformers(model):
         return Guest(model, _transformers(model)), ()
     return model, ()
+
+
+def is_transformers(model: object) -> bool:
+    """Whether it is a model of that library, which is not imported for that."""
+    return _descends(model, "PreTrainedModel", _TRANSFORMERS)
 
 
 def _descends(model: object, name: str, packages: tuple[str, ...]) -> bool:

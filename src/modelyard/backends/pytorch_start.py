@@ -1,6 +1,7 @@
 """A PyTorch model before it is trained: its weights by name, and others in their place."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from modelyard.backends.base import Weight
-from modelyard.backends.pytorch_guests import take_in
+from modelyard.backends.pytorch_guests import is_transformers, take_in
 from modelyard.backends.pytorch_input import input_type
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import Signature
@@ -43,6 +44,38 @@ def put_weights(model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
         for name, array in tensors.items():
             own[name].copy_(torch.from_numpy(np.array(array)))
     return model
+
+
+def library_tensors(model: object, folder: Path) -> dict[str, NDArray[Any]] | None:
+    """A transformers model's folder as transformers reads it: its files keep names of older releases.
+
+    None for any other model. A tensor of another shape comes as zeros in the file's shape, to be told.
+    Raises ModelError where transformers cannot read the folder.
+    """
+    if not is_transformers(model) or not (folder / "config.json").is_file():
+        return None
+    own: Any = model
+    try:
+        read, info = type(own).from_pretrained(
+            folder,
+            config=own.config,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"model.weights: transformers cannot read {folder}: {error}", "get the folder again"
+        ) from error
+    other = {str(key): tuple(shape) for key, shape, *_ in info["mismatched_keys"]}
+    lacking = set(info["missing_keys"])
+    found: dict[str, NDArray[Any]] = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in read.state_dict().items()
+        if name not in lacking
+    }
+    return found | {name: np.zeros(shape, np.float32) for name, shape in other.items()}
 
 
 def _make_weights(model: nn.Module, signature: Signature) -> None:

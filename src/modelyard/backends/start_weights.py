@@ -39,7 +39,10 @@ def start_model(
 
     Raises ModelError where the files are not what they were, or nothing or the wrong thing fits.
     """
-    fitted = fit(backend.weights(model, signature), read_start(start), start)
+    given = read_start(start)
+    if start.kind == "safetensors" and not start.rename:
+        given = backend.library_tensors(model, Path(start.folder)) or given
+    fitted = fit(backend.weights(model, signature), given, start)
     return backend.put_weights(model, fitted.tensors), Started(
         reference=start.reference,
         kind=start.kind,

@@ -229,7 +229,8 @@ def test_with_ema_the_average_is_what_is_judged_and_kept_as_the_best(place: Plac
     state = backend.restore(state, weights)
     task, split = open_task(dataset.task), open_split(dataset, "test")
     alone = World(rank=0, size=1, rendezvous="")
-    found = task.metrics(evaluate(backend, state, task, split, alone))
+    statistics, _ = evaluate(backend, state, task, split, alone)
+    found = task.metrics(statistics)
     assert {f"test/{name}": value for name, value in found.items()} == pytest.approx(
         {k: v for k, v in run.metrics.items() if k.startswith("test/")}, rel=1e-5
     )

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from modelyard.backends.source import build_model
 from modelyard.spec.records import Checkpoint, Dataset, Record, Spent, TaskSpec
 from modelyard.spec.signature import Signature
 from modelyard.spec.start_weights import StartWeights
@@ -62,6 +63,13 @@ class WorkOrder(Record, frozen=True, kw_only=True):
     @property
     def section(self) -> TrainSection:
         return TrainSection.model_validate(self.train)
+
+    def fresh_model(self) -> object:
+        """The model as its function makes it. Raises ModelError."""
+        root, natural = Path(self.root), self.dataset.input
+        return build_model(
+            root, self.build, self.args, self.signature, self.task, seed=self.seed, natural=natural
+        )
 
 
 class Result(Record, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ import numpy as np
 from modelyard.backends import open_backend, recognise
 from modelyard.backends.base import Backend, State
 from modelyard.backends.preload import backend_in_code
-from modelyard.backends.source import build_model, own_loss, own_metrics
+from modelyard.backends.source import own_loss, own_metrics
 from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
@@ -77,13 +77,7 @@ def world_from_environment() -> World:
 
 
 def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], began: float) -> int:
-    def build() -> object:
-        root, seed = Path(order.root), order.seed
-        natural = order.dataset.input
-        return build_model(
-            root, order.build, order.args, order.signature, order.task, seed=seed, natural=natural
-        )
-
+    build = order.fresh_model
     with contextlib.ExitStack() as stack:
         heart = _heart(order, world)
         stack.callback(heart.close)

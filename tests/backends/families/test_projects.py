@@ -1,4 +1,4 @@
-"""Built-in models as a project names them: from a table to a bundle, with two workers, in each framework."""
+"""Built-in models as a project names them: from a table to a bundle, with two workers."""
 
 import csv
 from pathlib import Path
@@ -31,7 +31,9 @@ def project(folder: Path, framework: str, args: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", PACKAGES)
+@pytest.mark.parametrize(
+    "framework", ["pytorch", "keras"]
+)  # and jax when something here changes: CI has little time
 def test_from_a_table_to_a_bundle(framework: str, tmp_path: Path) -> None:
     pytest.importorskip(PACKAGES[framework])
     place = project(tmp_path, framework, 'left = ["user", "age"], width = 8')

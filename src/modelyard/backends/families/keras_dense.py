@@ -46,7 +46,7 @@ def mlp(
     x = layers.Flatten()(x) if len(input_shape) > 1 else x
     width = math.prod(input_shape)
     for place, size in enumerate(hidden):
-        x = layers.Dropout(dropout)(dense(size, width, "relu", f"layers.{place}")(x))
+        x = layers.Dropout(dropout)(dense(size, width, "relu", f"layers_{place}")(x))
         width = size
     return keras.Model(given, dense(outputs, width, name="last")(x))
 
@@ -137,8 +137,8 @@ def two_tower(
     for its, (side, last) in zip(places, ends, strict=True):
         x, before = Columns(its)(given), len(its)
         for place, size in enumerate(hidden):
-            x, before = dense(size, before, "relu", f"{side}.{place}")(x), size
-        sides.append(dense(last, before, name=f"{side}.last")(x))
+            x, before = dense(size, before, "relu", f"{side}_{place}")(x), size
+        sides.append(dense(last, before, name=f"{side}_last")(x))
     return keras.Model(given, Product(outputs, width)(sides))
 
 

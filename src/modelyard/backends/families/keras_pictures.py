@@ -36,7 +36,7 @@ def cnn(
             3,
             padding="same",
             data_format="channels_last",
-            name=f"convolutions.{place}",
+            name=f"convolutions_{place}",
             kernel_initializer=uniform(inputs),
             bias_initializer=uniform(inputs),
         )
@@ -72,7 +72,7 @@ def resnet(
     x = layers.ReLU()(_normed(given, before, 3, 1, "begin"))
     for stage, after in enumerate(widths):
         for block in range(blocks):
-            name = f"blocks.{stage * blocks + block}"
+            name = f"blocks_{stage * blocks + block}"
             x = _residual(x, before, after, 2 if stage and not block else 1, name)
             before = after
     x = layers.GlobalAveragePooling2D(data_format="channels_last")(x)
@@ -81,10 +81,10 @@ def resnet(
 
 def _residual(x: Tensor, before: int, after: int, stride: int, name: str) -> Tensor:
     """Two 3x3 convolutions beside a short cut: (n, h, w, before) -> (n, ⌈h/stride⌉, ⌈w/stride⌉, after)."""
-    inner = layers.ReLU()(_normed(x, after, 3, stride, f"{name}.first"))
-    inner = _normed(inner, after, 3, 1, f"{name}.second")
+    inner = layers.ReLU()(_normed(x, after, 3, stride, f"{name}_first"))
+    inner = _normed(inner, after, 3, 1, f"{name}_second")
     if stride != 1 or before != after:
-        x = _normed(x, after, 1, stride, f"{name}.short")
+        x = _normed(x, after, 1, stride, f"{name}_short")
     return layers.ReLU()(layers.Add()([inner, x]))
 
 

@@ -76,7 +76,7 @@ def rnn(
         counted, x = There()(given), _vectors(vocabulary, width)(given)
     for place in range(layers):
         x = keras.layers.Dropout(dropout)(x) if place else x
-        x = _CELLS[kind](width, return_sequences=True, name=f"cells.{place}")(x)
+        x = _CELLS[kind](width, return_sequences=True, name=f"cells_{place}")(x)
     # What comes after the end of a text cannot change what was said before it.
     x = keras.layers.Dropout(dropout)(LastThere()(x, counted))
     return keras.Model(given, dense(outputs, width, name="last")(x))
@@ -154,15 +154,15 @@ def _transformer(
     )
     x = layers.Dropout(dropout)(Positions(name="positions")(vectors(given)))
     for place in range(blocks):
-        name = f"blocks.{place}"
-        attention = Attention(width, heads, causal=causal, name=f"{name}.attention")
-        inner = attention(_norm(f"{name}.attention_norm")(x), counted)
+        name = f"blocks_{place}"
+        attention = Attention(width, heads, causal=causal, name=f"{name}_attention")
+        inner = attention(_norm(f"{name}_attention_norm")(x), counted)
         x = layers.Add()([x, layers.Dropout(dropout)(inner)])
         wide, narrow = (
-            dense(hidden, width, _gelu, f"{name}.wide"),
-            dense(width, hidden, name=f"{name}.narrow"),
+            dense(hidden, width, _gelu, f"{name}_wide"),
+            dense(width, hidden, name=f"{name}_narrow"),
         )
-        inner = narrow(wide(_norm(f"{name}.dense_norm")(x)))
+        inner = narrow(wide(_norm(f"{name}_dense_norm")(x)))
         x = layers.Add()([x, layers.Dropout(dropout)(inner)])
     x = (LastThere() if causal else MeanThere())(_norm("norm")(x), counted)
     return keras.Model(given, dense(outputs, width, name="last")(x))

@@ -1,4 +1,4 @@
-"""The families in Keras also train on the other frameworks that Keras stands on."""
+"""Families in Keras whose layers are our own also train on the other frameworks that Keras stands on."""
 
 import os
 import subprocess
@@ -16,7 +16,8 @@ from modelyard.tasks.signature import signature_of
 from tests.backends.families.problems import built, lessons
 
 backend = open_backend("keras")
-for name, lesson in lessons().items():
+for name in ("rnn", "transformer-encoder", "two-tower"):
+    lesson = lessons()[name]
     problem = lesson.problem
     signature = signature_of(problem.natural, problem.task)
     backend.seed(0)
@@ -34,7 +35,7 @@ for name, lesson in lessons().items():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_every_family_trains_on(framework: str) -> None:
+def test_it_trains_on(framework: str) -> None:
     """Keras chooses what it stands on when it is imported: a process of its own."""
     pytest.importorskip(framework)
     done = subprocess.run(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from modelyard.spec.records import Run, StepDone
 from modelyard.store import open_store
@@ -57,6 +58,17 @@ def test_two_runs_are_compared_by_the_beginnings_of_their_ids(project: Path) -> 
     body = json.loads(yard(project, "runs", "compare", "small-a", "small-b", "--json").stdout)
     assert body["runs"] == ["small-aa11", "small-bb22"]
     assert {"kind": "input", "name": "train.optimizer.lr", "values": ["0.1", "0.2"], "best": None} in body["rows"]  # fmt: skip
+
+
+def test_losses_of_different_kinds_have_no_best(project: Path) -> None:
+    store = open_store(project / ".yard")
+    path = store.run_folder("small-bb22") / "run.json"
+    run = store.read(path, Run)
+    inputs = {**run.inputs, "task.label_smoothing": "0.1", "task.metrics": '["mine:hits"]'}
+    store.write(path, replace(run, inputs=inputs))
+    done = yard(project, "runs", "compare", "small-a", "small-b", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["test/loss"]["values"] == [0.5, 0.25] and rows["test/loss"]["best"] is None
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,29 @@ def _directions(store: "Store", runs: "list[Run]") -> dict[str, bool]:
     first = runs[0] if runs else None
     dataset = first and store.read_or_none(store.dataset_folder(first.dataset) / RECORD, Dataset)
     if not dataset:
-        return {"loss": False}
-    own = {key: runs[0].inputs.get(f"task.{key}", "[]") for key in ("metrics", "lower_is_better")}
-    spec = replace(dataset.task, **{key: tuple(json.loads(text)) for key, text in own.items()})
-    task, known = open_task(spec), {}
+        return {} if _other_losses(runs) else {"loss": False}
+    own: dict[str, tuple[str, ...]] = {}
+    for key in ("metrics", "lower_is_better"):
+        texts = [item.inputs.get(f"task.{key}", "[]") for item in runs]
+        own[key] = tuple({name: None for text in texts for name in json.loads(text)})
+    task, known = open_task(replace(dataset.task, **own)), {}
     for name in {name.rpartition("/")[2] for item in runs for name in item.metrics}:
+        if name == "loss" and _other_losses(runs):
+            continue
         try:
             known[name] = task.higher_is_better(name)
         except UsageError:  # one of another task
             continue
     return known
+
+
+def _other_losses(runs: "list[Run]") -> bool:
+    """Whether the runs minimised different things, so that none of their losses is the best."""
+    asked = [
+        {key: value for key, value in item.inputs.items() if key.startswith("task.")}
+        for item in runs
+    ]
+    for inputs in asked:
+        for key in ("task.metrics", "task.lower_is_better"):
+            inputs.pop(key, None)
+    return any(inputs != asked[0] for inputs in asked)

@@ -78,7 +78,8 @@ def layers_of(weights: Mapping[str, int]) -> list[list[str]]:
     A layer is what stands under one number (``blocks.3``, ``dense_1`` beside ``dense``), else one
     module. Norms, and whatever else holds no matrix, belong to the layer before.
     """
-    parts = {name: re.split(r"[./]", name) for name in weights}
+    # Keras allows no dots in a layer's name: blocks_3_first is its way of writing blocks.3.first.
+    parts = {name: re.split(r"[./]", re.sub(r"_(\d+)_", r".\1.", name)) for name in weights}
     numbered = _numbered(parts.values())
     layers: dict[tuple[str, ...], list[str]] = {}
     for name, steps in parts.items():

@@ -1,7 +1,8 @@
 """The bar: workers, forerunners and parents killed at random times; every run ends with the very weights.
 
-``MODELYARD_CHAOS_RUNS=100`` runs it as often as the bar asks. A checkpoint is due all the time, so
-that many kills fall into the writing of one.
+``MODELYARD_CHAOS_RUNS=100`` runs it as often as the bar asks, ``MODELYARD_CHAOS_FRAMEWORK=jax`` (or
+``keras``, ``pytorch``) with this framework only. A checkpoint is due all the time, so that many kills fall into the
+writing of one.
 """
 
 import contextlib
@@ -26,9 +27,12 @@ from modelyard.training.train import train
 
 Place = Any
 RUNS = int(os.environ.get("MODELYARD_CHAOS_RUNS", "6"))
+FRAMEWORK = os.environ.get("MODELYARD_CHAOS_FRAMEWORK", "")
 SECONDS = 180
-FIELDS = {"epochs": 2, "workers": 2, "checkpoint_seconds": 0.02, "max_restarts": 20, "keep": 3}
-MODEL = """
+FIELDS = {"workers": 2, "checkpoint_seconds": 0.02, "max_restarts": 20, "keep": 3}
+EPOCHS = {"pytorch": 2, "keras": 40, "jax": 40}
+"""Steps of compiled graphs take a millisecond or two, and no pause can be put into them."""
+PYTORCH = """
 import time
 from torch import nn
 
@@ -47,26 +51,55 @@ class Slow(nn.Module):
 def build(outputs):
     return Slow(outputs)
 """
+KERAS = """
+import keras
+from keras import layers
+
+def build(input_shape, outputs):
+    return keras.Sequential([
+        keras.Input(input_shape), layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.1),
+        layers.Dense(outputs),
+    ])
+"""
+JAX = """
+from flax import nnx
+
+class Small(nnx.Module):
+    def __init__(self, outputs, rngs):
+        self.first, self.last = nnx.Linear(64, 64, rngs=rngs), nnx.Linear(64, outputs, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.first(x.reshape(len(x), -1)))))
+
+def build(outputs, seed):
+    return Small(outputs, nnx.Rngs(seed))
+"""
+MODELS = {"pytorch": PYTORCH, "keras": KERAS, "jax": JAX}
 
 
-@pytest.fixture
-def chaos_place(place: Place) -> Place:
-    (place.root / "model.py").write_text(MODEL)
-    return place
+def runs() -> list[tuple[str, int]]:
+    """(framework, seed): all of one framework, or most of PyTorch's and some of the others'."""
+    if FRAMEWORK:
+        return [(FRAMEWORK, seed) for seed in range(1, RUNS + 1)]
+    return [
+        *(("pytorch", seed) for seed in range(1, RUNS + 1)),
+        *((other, seed) for other in ("keras", "jax") for seed in range(1, RUNS // 6 + 1)),
+    ]
 
 
-_unbroken: list[Snapshot] = []
+_unbroken: dict[str, Snapshot] = {}
 
 
-def unbroken(place: Place) -> Snapshot:
+def unbroken(place: Place, framework: str, fields: dict[str, Any]) -> Snapshot:
     """The last weights and optimizer state of a training that nobody disturbs; trained once."""
-    if not _unbroken:
-        project = place.project(**FIELDS)
+    if framework not in _unbroken:
+        project = place.project(**fields)
         store = open_store(place.root / "quiet")
         run = train(project, place.dataset(project), store)
         assert run.restarts == 0
-        _unbroken.append(last_state(Path(run.folder), run.steps))
-    return _unbroken[0]
+        _unbroken[framework] = last_state(Path(run.folder), run.steps)
+    return _unbroken[framework]
 
 
 def last_state(folder: Path, steps: int) -> Snapshot:
@@ -122,18 +155,19 @@ def steps_of(place: Place) -> list[StepDone]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 2 * SECONDS)
-@pytest.mark.parametrize("seed", range(1, RUNS + 1))
+@pytest.mark.parametrize(("framework", "seed"), runs())
 def test_whatever_is_killed_the_run_ends_with_the_same_weights(
-    chaos_place: Place, seed: int
+    place: Place, framework: str, seed: int
 ) -> None:
-    place, draw = chaos_place, random.Random(seed)
-    expected = unbroken(place)
+    draw, fields = random.Random(seed), FIELDS | {"epochs": EPOCHS[framework]}
+    (place.root / "model.py").write_text(MODELS[framework])
+    expected = unbroken(place, framework, fields)
     killed: list[str] = []
     commands = 0
     with ThreadPoolExecutor(1) as pool:
         while True:
             commands += 1
-            command = place.command(**FIELDS)
+            command = place.command(**fields)
             ended = pool.submit(command.communicate, timeout=SECONDS)
             if len(killed) < 6:
                 killed += disturb(draw, command, ended, place)

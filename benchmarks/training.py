@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Row, options, peers_python, row_of, show
-from benchmarks.training_contenders import TABLE
+from benchmarks.training_contenders import OTHER_FRAMEWORKS, TABLE
 from benchmarks.training_parts import in_words
 from benchmarks.training_turns import Case, Turns, environment_of
 from benchmarks.training_work import WORKS, make_data
@@ -35,7 +35,7 @@ def chosen_contenders(asked: str, case: Case) -> tuple[list[str], dict[str, str]
         raise SystemExit(f"no contender {unknown[0]!r}; there are: {', '.join(TABLE)}")
     reasons = {
         name: TABLE[name].missing(peers_python(), environment_of(TABLE[name]), case.workers)
-        for name in names or TABLE
+        for name in names or [name for name in TABLE if name not in OTHER_FRAMEWORKS]
     }
     return (
         [name for name, reason in reasons.items() if not reason],

@@ -67,6 +67,16 @@ TABLE = {
     "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1, share=0.4),
     "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1, share=0.25),
     "tf.function": Entry("tensorflow_loop", "tensorflow", most=1),
+    "jax.jit": Entry("jax_loop", "jax", most=1),
     "modelyard": Entry("modelyard_train", "modelyard", group=""),
+    "modelyard keras (TensorFlow)": Entry("modelyard_train", "keras", "keras,tensorflow", group=""),
+    "modelyard keras (JAX)": Entry("modelyard_train", "keras", "keras,jax", group=""),
+    "modelyard keras (PyTorch)": Entry("modelyard_train", "keras", "keras,torch", group=""),
+    "modelyard jax": Entry("modelyard_train", "jax", "jax", group=""),
 }
 """``tuned`` peers have the data, memory format and optimizer of the loop by hand of that name: what is left is their loop."""
+
+OTHER_FRAMEWORKS = frozenset(
+    {"jax.jit", *(name for name in TABLE if name.startswith("modelyard "))}
+)
+"""Compared in ``benchmarks.frameworks``, each with those of its own framework."""

@@ -16,13 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.training_work import (
-    CLASSES,
     DECAY,
     MEAN,
     RATE,
     STD,
     Turn,
-    Work,
     read_data,
     read_turn,
     report,
@@ -36,50 +34,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from keras import layers  # noqa: E402
 
-
-def model_of(work: Work) -> Any:
-    """The same layers as the PyTorch model, channels last."""
-    keras.utils.set_random_seed(0)
-    if work.name == "transformer":
-        return transformer(work)
-    if work.name == "mlp":
-        hidden = [layers.Dense(128, activation="relu"), layers.Dense(64, activation="relu")]
-        return keras.Sequential([keras.Input(work.shape), *hidden, layers.Dense(CLASSES)])
-    return keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            layers.Conv2D(32, 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(128, activation="relu"),
-            layers.Dense(CLASSES),
-        ]
-    )
-
-
-class Places(layers.Layer):
-    """Adds a learned vector to each place."""
-
-    def build(self, shape: Any) -> None:
-        self.table = self.add_weight(shape=shape[1:], initializer="random_normal")
-
-    def call(self, x: Any) -> Any:
-        return x + self.table
-
-
-def transformer(work: Work) -> Any:
-    inputs = keras.Input(work.shape)
-    x = Places()(layers.Dense(128)(inputs))
-    for _ in range(2):
-        y = layers.LayerNormalization(epsilon=1e-5)(x)
-        x = x + layers.MultiHeadAttention(4, 32)(y, y)
-        y = layers.LayerNormalization(epsilon=1e-5)(x)
-        x = x + layers.Dense(128)(layers.Dense(512, activation="gelu")(y))
-    return keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling1D()(x)))
+from benchmarks.keras_models import build  # noqa: E402
 
 
 def data_of(turn: Turn) -> Any:
@@ -130,7 +86,7 @@ def fit_arrays(model: Any, turn: Turn, clock: Clock) -> None:
 def train(turn: Turn) -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if turn.workers > 1 else None
     with strategy.scope() if strategy else nullcontext():
-        model = model_of(turn.work)
+        model = build(turn.work.name)
         model.compile(
             optimizer=keras.optimizers.AdamW(RATE, weight_decay=DECAY),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,12 +1,14 @@
 """Ours as a user has it: a project file, ``modelyard.train``; workers, events, checkpoints and all else that ships.
 
 The rate is read from the run's own events, from the first that follows the warm-up to the last: what
-lies between is everything that the loop does. The data were prepared once, beside the others'. With the option
-``parts`` a clock in the workers says where the time goes.
+lies between is everything that the loop does. The data were prepared once, beside the others'. The options ``keras`` (then
+on which framework) and ``jax`` train the same model in these; with the option ``parts`` a clock in the workers says
+where the time goes.
 """
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -26,6 +28,12 @@ def transformer():
 
 def watched():
     return watch_ours(build(WORKS["{work}"]), "{found}", {warm_up})
+"""
+_OF_FRAMEWORK = """\
+from benchmarks.{framework}_models import build
+
+def of_framework():
+    return build("{work}")
 """
 _ARRAYS = """\
 import numpy as np
@@ -74,12 +82,16 @@ def project(turn: Turn) -> Path:
     found = (folder / FOUND).resolve()
     found.unlink(missing_ok=True)
     models = _MODELS.format(work=work.name, found=found, warm_up=turn.warm_up)
+    model = 'build = "models:watched"' if watched else _MODEL[work.name]
+    if turn.options and not watched:
+        models = _OF_FRAMEWORK.format(framework=turn.options[0], work=work.name)
+        model = 'build = "models:of_framework"'
     (folder / "models.py").write_text(models)
     (folder / "yard.toml").write_text(
         _PROJECT.format(
             work=work.name,
             data=_DATA[work.name],
-            model='build = "models:watched"' if watched else _MODEL[work.name],
+            model=model,
             batch=work.batch,
             workers=turn.workers,
             epochs=(turn.warm_up + turn.steps) * work.batch / work.samples,
@@ -113,6 +125,8 @@ def train(turn: Turn) -> None:
         if isinstance(event, StepDone):
             seen.append(event)
 
+    if turn.options[:1] == ("keras",):
+        os.environ["KERAS_BACKEND"] = turn.options[1]
     folder = project(turn)
     modelyard.prepare(folder)
     shutil.rmtree(

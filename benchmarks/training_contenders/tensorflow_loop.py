@@ -5,12 +5,13 @@ import sys
 
 sys.argv += ["--options", "tensorflow"]  # the models are those of Keras
 
-from benchmarks.training_contenders.keras_fit import data_of, keras, model_of, tf  # noqa: E402
+from benchmarks.keras_models import build  # noqa: E402
+from benchmarks.training_contenders.keras_fit import data_of, keras, tf  # noqa: E402
 from benchmarks.training_work import DECAY, RATE, Turn, Watch, read_turn, report  # noqa: E402
 
 
 def train(turn: Turn) -> None:
-    model = model_of(turn.work)
+    model = build(turn.work.name)
     optimizer = keras.optimizers.AdamW(RATE, weight_decay=DECAY)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

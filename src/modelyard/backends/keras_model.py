@@ -39,6 +39,10 @@ class KerasOps:
 
     @staticmethod
     def take(x: Tensor, index: Tensor) -> Tensor:
+        if keras.backend.backend() == "tensorflow":  # where Keras makes some sixty operations of it
+            places = ops.arange(x.shape[-1], dtype=index.dtype)
+            chosen = ops.equal(places, ops.expand_dims(index, -1))
+            return ops.sum(ops.where(chosen, x, ops.zeros_like(x)), axis=-1)
         return ops.squeeze(ops.take_along_axis(x, ops.expand_dims(index, -1), axis=-1), -1)
 
     @staticmethod

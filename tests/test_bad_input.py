@@ -177,6 +177,7 @@ def test_a_port_in_use(pictures: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         refused(yard(pictures, "up", f"serve.port={port}"), str(port), "serve.port")
+        assert not (pictures / ".yard" / "runs").exists()  # and not after an hour of training
     done = yard(pictures, "up", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["deployment"]["state"] == "ready"

@@ -278,6 +278,8 @@ def up(
     if dry_run or way.current:
         return way
     todo = {stage.name: stage for stage in way.stages}
+    target = open_target(opened.deploy.target)
+    target.check(store.deployment_folder(opened.name), opened.serve.host, opened.serve.port)
 
     def begin(name: str) -> None:
         on_stage(todo[name])

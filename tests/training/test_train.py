@@ -435,7 +435,7 @@ def test_a_worker_alone_ends_with_its_parent_even_without_the_kernel() -> None:
         worker = os.fork()
         if worker == 0:
             os.close(read)
-            from modelyard.training.lifeline import end_with_parent
+            from modelyard.spec.parent import end_with_parent
 
             end_with_parent()
             os.write(write, str(os.getpid()).encode())

@@ -12,20 +12,18 @@ import mmap
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from modelyard.data.pixels import decode_pixels
 from modelyard.spec.errors import DataError
+from modelyard.spec.parent import end_with_parent
 
 LONGEST_REASON = 200
 """Characters: the answer to ``MOST_FILES`` broken files must fit a pipe (64 KiB), so that nobody waits to write."""
 MOST_FILES = 64
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """A named pipe that lies among the pictures counts as empty, and nobody waits for its writer."""
-_PARENT_POLL_SECONDS = 1.0
 
 
 def read_pixels(file: str | Path, mode: str, size: tuple[int, int]) -> bytes | str:
@@ -62,7 +60,7 @@ def _pixels(read: Callable[[], bytes], mode: str, size: tuple[int, int]) -> byte
 def main(mode: str, size: tuple[int, int], memory: int, pack: str = "") -> None:
     """Answer until there is nobody who asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then goes away
-    _end_with_parent()
+    end_with_parent()
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not become an answer
     pixels = memoryview(mmap.mmap(memory, 0))
@@ -84,18 +82,6 @@ def main(mode: str, size: tuple[int, int], memory: int, pack: str = "") -> None:
             pixels[at : at + sample] = found
             at += sample
         os.write(answers, json.dumps(unreadable).encode() + b"\n")
-
-
-def _end_with_parent() -> None:
-    """End also where a child of the parent still holds the other end of the pipe."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 if __name__ == "__main__":

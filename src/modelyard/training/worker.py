@@ -27,6 +27,7 @@ from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
 from modelyard.spec.errors import StoreError, YardError, from_os_error
+from modelyard.spec.parent import end_with_parent
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
 from modelyard.spec.start_weights import Started
 from modelyard.spec.work import World
@@ -41,12 +42,12 @@ from modelyard.training.evaluation import evaluate
 from modelyard.training.execution import execution_for, keep_execution, read_execution
 from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
-from modelyard.training.lifeline import end_with_parent, listen_for_signals
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.optimizer import check_known, optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.range_test import try_rates
 from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
+from modelyard.training.signals import listen_for_signals
 from modelyard.training.start_weights import keep_started
 from modelyard.training.witness import taken_file, watched
 

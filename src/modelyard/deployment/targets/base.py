@@ -1,6 +1,8 @@
 """What a target must do to keep a service up.
 
 - ``plan`` is pure: the target's own request (a process table, a Compose file, Kubernetes objects).
+- ``check`` is asked before the work whose end is a deployment: it raises DeploymentError where the
+  address cannot be had. A target that cannot tell does nothing.
 - ``apply`` makes it so and returns when the new version answers, or raises DeploymentError and
   leaves the version before untouched. Applying what is already so changes nothing.
 - ``observe`` says how it is now; None where there is no such deployment.
@@ -21,6 +23,9 @@ class Target(ABC):
 
     @abstractmethod
     def plan(self, service: Service) -> Native: ...
+
+    @abstractmethod
+    def check(self, folder: Path, host: str, port: int) -> None: ...
 
     @abstractmethod
     def apply(self, folder: Path, plan: Native, *, timeout: float = 60.0) -> Deployment: ...

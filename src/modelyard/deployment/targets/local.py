@@ -65,7 +65,7 @@ class Local(Target):
             folder.mkdir(parents=True, exist_ok=True)
             with lock(folder / _APPLY_LOCK):
                 supervisor = processes.live_supervisor(folder)
-                self._check_port(folder, table, supervisor)
+                self._check_port(folder, table.gateway.host, table.gateway.port, supervisor)
                 desired = Desired(request=uuid.uuid4().hex, ready_seconds=timeout, plan=table)
                 write_atomic(folder / DESIRED, msgspec.json.encode(desired))
                 if supervisor is None:
@@ -74,13 +74,16 @@ class Local(Target):
         except OSError as error:
             raise from_os_error(error) from error
 
-    def _check_port(self, folder: Path, table: ProcessTable, supervisor: Identity | None) -> None:
+    def check(self, folder: Path, host: str, port: int) -> None:
+        folder = folder.absolute()
+        self._check_port(folder, host, port, processes.live_supervisor(folder))
+
+    def _check_port(self, folder: Path, host: str, port: int, supervisor: Identity | None) -> None:
         """Before anything is started, and only where it is not this deployment that has the port."""
-        gateway = table.gateway
         before = _read_observed(folder) if supervisor else None
-        if before is not None and before.service.port == gateway.port:
+        if before is not None and before.service.port == port:
             return
-        check_free(gateway.host, gateway.port)
+        check_free(host, port)
 
     def observe(self, folder: Path) -> Deployment | None:
         """How it is now. A supervisor that is gone counts as failed, whatever it last wrote."""

@@ -26,7 +26,14 @@ from modelyard.backends.exchange import Exchange, meet
 from modelyard.backends.jax_average import JaxAverage
 from modelyard.backends.jax_lora import base_digest, with_adapters
 from modelyard.backends.jax_loss import JaxOps, differentiate
-from modelyard.backends.jax_model import Arrays, Functional, check_model, functional, input_type
+from modelyard.backends.jax_model import (
+    Arrays,
+    Functional,
+    check_model,
+    functional,
+    hold_still,
+    input_type,
+)
 from modelyard.backends.jax_recompute import recompute_blocks
 from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
@@ -156,6 +163,9 @@ class Jax(Backend):
 
     def execution(self, state: JaxState) -> Execution:
         return state.execution
+
+    def hold_still(self, model: object) -> bool:
+        return hold_still(model)
 
     def describe_device(self) -> str:
         return device_kind(self._place())

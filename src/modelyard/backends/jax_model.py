@@ -23,6 +23,10 @@ Arrays = list[Any]
 Forward = Callable[[Arrays, Arrays, jax.Array, jax.Array | None], tuple[Any, Arrays]]
 
 
+_HELD = "held_still"
+"""Of a module: it is trained as it is judged."""
+
+
 @dataclass(frozen=True)
 class Functional:
     """A model without a state of its own."""
@@ -79,6 +83,21 @@ class Functional:
             for arrays in (self.parameters, self.kept)
         )
         return replace(self, parameters=parameters, kept=kept)
+
+
+def hold_still(model: object) -> bool:
+    """From now on a module is trained as it is judged: no dropout, norms by their running statistics.
+
+    False for functions that draw from a key, which nobody but they know the use of.
+    """
+    if isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model):
+        return not _takes_key(model[1])
+    from flax import nnx
+
+    if isinstance(model, nnx.Module):
+        setattr(model, _HELD, True)
+        return True
+    return False
 
 
 def functional(model: object, key: jax.Array, frozen: frozenset[str] = frozenset()) -> Functional:
@@ -146,7 +165,7 @@ def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Arr
             f"init(key) raised {type(error).__name__}: {error}", "mend the model's first function"
         ) from error
     names, parameters, outline = named(tree)
-    takes_key = len(inspect.signature(apply).parameters) > 2
+    takes_key = _takes_key(apply)
 
     def forward(
         parameters: Arrays, kept: Arrays, inputs: jax.Array, key: jax.Array | None
@@ -157,13 +176,19 @@ def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Arr
     return Functional(names, [jnp.asarray(p) for p in parameters], (), [], forward)
 
 
+def _takes_key(apply: Callable[..., Any]) -> bool:
+    """Whether it draws numbers in training."""
+    return len(inspect.signature(apply).parameters) > 2
+
+
 def _from_module(model: Any, frozen: frozenset[str]) -> Functional:
     from flax import nnx
 
     kinds = _kinds()
     model.eval()
     serving = nnx.split(model, *kinds)[0]
-    model.train()
+    if not getattr(model, _HELD, False):
+        model.train()
     still: set[str] = set()
     for path, module in nnx.iter_modules(model) if frozen else ():
         own, statistics = (

@@ -46,6 +46,7 @@ from modelyard.backends.keras_execution import (
 )
 from modelyard.backends.keras_lora import base_digest, merged
 from modelyard.backends.keras_model import (
+    HELD,
     KerasOps,
     Subject,
     layers_of,
@@ -155,6 +156,12 @@ class Keras(Backend):
 
     def put_weights(self, model: object, tensors: Mapping[str, NDArray[Any]]) -> object:
         return put_weights(model, tensors)
+
+    def hold_still(self, model: object) -> bool:
+        if not isinstance(model, keras.Model):
+            return False
+        setattr(model, HELD, True)
+        return True
 
     def describe_device(self) -> str:
         return machine_memory()

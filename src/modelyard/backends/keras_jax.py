@@ -150,7 +150,11 @@ class Program:
 
         def loss_of(weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
             outputs, changed, added = subject.model.stateless_call(
-                weights, rest, subject.prepared(inputs), training=True, return_losses=True
+                weights,
+                rest,
+                subject.prepared(inputs),
+                training=subject.training,
+                return_losses=True,
             )
             loss = subject.loss(outputs, answers, size)
             return loss + sum(added) * (len(inputs) / size), changed

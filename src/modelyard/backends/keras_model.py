@@ -20,6 +20,8 @@ from modelyard.tasks.base import Task
 
 Tensor = Any
 Variable = Any
+HELD = "held_still"
+"""Attribute of a model that is to be trained as it is judged."""
 _LAST = (0, 2, 3, 1)
 """Channels first to channels last."""
 
@@ -72,6 +74,8 @@ class Subject:
     """In words, where there are adapters."""
     fixed: frozenset[int]
     """Identities of the weights below them, which are in no checkpoint."""
+    training: bool
+    """Whether steps call the model as in training; not where it is held still."""
     channels_last: bool
     """The model wants a pixel's channels side by side, which samples have not."""
     finish: tuple[NDArray[np.float32], NDArray[np.float32]] | None
@@ -156,6 +160,7 @@ def subject_of(
         names={name: v for name, v in names.items() if id(v) not in fixed},
         adapted=adapted,
         fixed=fixed,
+        training=not getattr(model, HELD, False),
         channels_last=last,
         finish=_finish(spec),
         shape=shape,

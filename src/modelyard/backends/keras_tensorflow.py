@@ -162,7 +162,7 @@ class Program:
             state.assign(tf.cast(seeds[place], state.dtype))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.variables)
-            outputs = subject.model(subject.prepared(inputs), training=True)
+            outputs = subject.model(subject.prepared(inputs), training=subject.training)
             loss = subject.loss(outputs, answers, size)
             if subject.model.losses:
                 loss += tf.add_n(subject.model.losses) * (

@@ -131,7 +131,7 @@ class Program:
         subject = self._subject
         for place, state in enumerate(subject.seeds):
             state.assign(seeds[place])
-        outputs = subject.model(subject.prepared(self._tensor(inputs)), training=True)
+        outputs = subject.model(subject.prepared(self._tensor(inputs)), training=subject.training)
         loss = subject.loss(outputs, [self._tensor(answer) for answer in answers], size)
         if subject.model.losses:
             loss = loss + sum(subject.model.losses) * (len(inputs) / size)

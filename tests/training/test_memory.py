@@ -58,7 +58,7 @@ def order_in(place: Place, **train_fields: object) -> WorkOrder:
     project = place.project(**train_fields)
     folder = place.store.run_folder("digits-1")
     folder.mkdir(parents=True)
-    return _order(project, place.dataset(project), folder)
+    return _order(project, place.dataset(project), folder, None)
 
 
 def test_half_is_taken_until_one_is_left_and_what_fits_is_remembered(place: Place) -> None:

@@ -41,7 +41,8 @@ class TestContract(BackendContract):
         backend="pytorch",
         build="cnn-small",
         args={"channels": [4], "hidden": 8},
-        wrong_args={"channels": [4], "outputs": 7},
+        root=str(Path(__file__).parent / "models"),
+        wrong_build="blocks:build",
     )
 
 

@@ -186,7 +186,7 @@ def test_keras_blocks_are_computed_twice_in_tensorflows_graph_and_learn_the_same
         backend, state = begin(case, gradient_checkpointing=again)
         batch = _samples(case, 0, 8)
         seeds = np.zeros((6, 2), np.int64)
-        graph = state.program._gradients.get_concrete_function(
+        graph = state.program._gradients._function.get_concrete_function(
             batch[0], (batch[1],), seeds, np.float32(8)
         ).graph
         inner = [node for one in graph.as_graph_def().library.function for node in one.node_def]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,10 @@ def digits(tmp_path: Path, project) -> dict[str, Project]:
 
 
 @pytest.fixture
-def both(digits: dict[str, Project], store: Store) -> dict[str, Split]:
-    return {keep: open_split(prepare(digits[keep], store), "train") for keep in digits}
+def both(digits: dict[str, Project], store: Store) -> Iterator[dict[str, Split]]:
+    splits = {keep: open_split(prepare(digits[keep], store), "train") for keep in digits}
+    yield splits
+    pictures(splits["files"]).close()
 
 
 def pictures(split: Split) -> PackedPictures:

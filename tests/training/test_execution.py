@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from modelyard.backends.base import Execution
+from modelyard.backends.source import code_digest
 from modelyard.spec.records import AnyEvent, Noticed
 from modelyard.training import checkpoints
 from modelyard.training.execution import EXECUTION, Chosen, read_execution
 from modelyard.training.inputs import inputs_of, run_id
-from modelyard.training.train import code_digest, train
+from modelyard.training.train import train
 
 Place = Any
 """conftest.Place: a project folder, its store, and commands run on it."""

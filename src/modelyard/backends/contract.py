@@ -53,6 +53,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     input_shape: tuple[int, ...] = (1, 8, 8)
     wrong_args: dict[str, Any] = msgspec.field(default_factory=lambda: {"outputs": 7})
     """Arguments that make a model whose output does not fit three classes."""
+    wrong_build: str = ""
+    """The function that takes these, where ``build`` does not."""
 
     weights: tuple[float, ...] = ()
     """Of the three classes."""
@@ -218,7 +220,8 @@ class BackendContract(LossContract):
         _assert_close(ends[0], ends[1], 1e-4)
 
     def test_a_model_that_does_not_fit_the_task_is_refused(self) -> None:
-        wrong = msgspec.structs.replace(self.case, args=self.case.wrong_args)
+        build, args = self.case.wrong_build or self.case.build, self.case.wrong_args
+        wrong = msgspec.structs.replace(self.case, build=build, args=args)
         error = _refusal(_begin, wrong, OptimizerSettings(name="sgd"))
         assert f"(2, {len(_CLASSES)})" in error.what
         assert f"{len(_CLASSES)} outputs" in error.mend

@@ -31,6 +31,8 @@ _PIECE_BYTES = 1 << 20
 """About as many bytes of pixels are asked for at once."""
 _ASKED = 2
 """Pieces that a process has at a time: it works on one, and finds the next when that is done."""
+_ENDS = 3
+"""Processes that may end over one file before it is taken for the cause: all may be killed by someone else."""
 _REQUEST_BYTES = 24 * 1024
 """Paths asked for at once: two requests must fit a pipe (64 KiB), so that nobody waits to write."""
 _LAST_WORDS_SECONDS = 5.0
@@ -58,8 +60,8 @@ class _Piece:
     slice: Slice
     first: int
     stop: int
-    lost: bool = False
-    """Whether a process has ended over it."""
+    lost: int = 0
+    """How many processes have ended over it."""
 
     @property
     def files(self) -> Sequence[File]:
@@ -196,13 +198,13 @@ class Decoders:
             at = asked.popleft()
             self._waiting.extendleft(reversed(asked))
             asked.clear()
-            if at.lost:
+            if at.lost == _ENDS:
                 raise DataError(
                     f"{self._named(at.files[0])}: whoever decodes it ends ({how})",
                     "delete the file; or, where memory is short, give it more",
                 )
             places = reversed(range(at.first, at.stop))
-            self._waiting.extendleft(_Piece(at.slice, n, n + 1, lost=True) for n in places)
+            self._waiting.extendleft(_Piece(at.slice, n, n + 1, at.lost + 1) for n in places)
             self._changed.notify_all()
             return True
 
@@ -247,7 +249,10 @@ class _Process:
         return self._process.pid
 
     def ask(self, files: Sequence[File]) -> None:
-        """One that has ended is told of by ``answer``."""
+        """One that has ended over what it was asked for is told of by ``answer``."""
+        if self._asked == self._answered and self._process.poll() is not None:
+            self._close()
+            self.start()
         asked = {"start": self._asked % _ASKED * self._bytes, "files": files}
         self._asked += 1
         assert self._process.stdin

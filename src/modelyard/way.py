@@ -7,7 +7,7 @@ from modelyard.bundle.export import export_key
 from modelyard.data.dataset import dataset_id
 from modelyard.deployment.targets import BUILT_IN as TARGETS
 from modelyard.deployment.targets.base import Target
-from modelyard.spec.errors import NotFoundError, nearest
+from modelyard.spec.errors import NotFoundError, did_you_mean
 from modelyard.spec.plugins import load
 from modelyard.spec.project import Project
 from modelyard.spec.records import Bundle, Dataset, Deployment, ModelVersion, Run, Service
@@ -182,8 +182,7 @@ def find_run(store: Store, identifier: str = "") -> Run:
     exact = [run for run in found if run.id == identifier]
     if exact or found[:1]:
         return (exact or found)[0]
-    close = nearest(identifier, [run.id for run in runs])
-    hint = f"; did you mean {close!r}?" if close else ""
+    hint = did_you_mean(identifier, [run.id for run in runs])
     raise NotFoundError(
         f"no run {identifier!r}{hint}" if identifier else "no runs yet",
         "`yard runs` lists them; `yard train` makes one",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from modelyard.backends.base import Lora
-from modelyard.spec.errors import ModelError, nearest
+from modelyard.spec.errors import ModelError, did_you_mean
 
 _SHOWN = 8
 
@@ -22,8 +22,7 @@ def chosen_layers(able: Sequence[str], lora: Lora) -> list[str]:
     """
     for pattern in lora.match:
         if not any(matches(name, [pattern]) for name in able):
-            close = nearest(pattern.rstrip(".*"), able)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(pattern.rstrip(".*"), able)
             more = f" and {len(able) - _SHOWN} more" if len(able) > _SHOWN else ""
             raise ModelError(
                 f"train.lora.match has {pattern!r}, which no layer that can be adapted is called{hint}",
@@ -46,8 +45,7 @@ def check_also(names: Sequence[str], lora: Lora) -> None:
     """Raises ModelError for a pattern of weights to be trained whole that meets none of ``names``."""
     for pattern in lora.also:
         if not any(matches(name, [pattern]) for name in names):
-            close = nearest(pattern.rstrip(".*"), names)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(pattern.rstrip(".*"), names)
             raise ModelError(
                 f"train.lora.also has {pattern!r}, which no weight of the model is called{hint}",
                 f"its weights are: {', '.join(names[:_SHOWN])}",

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from modelyard.backends.base import OptimizerSettings
-from modelyard.spec.errors import TrainingError, nearest
+from modelyard.spec.errors import TrainingError, did_you_mean
 from modelyard.spec.optimizers import OPTIMIZERS
 
 
@@ -11,8 +11,7 @@ def check_name(settings: OptimizerSettings, backend: str, known: Collection[str]
     """Raises TrainingError for an optimizer that is not among ``known``, or among all there are."""
     names = known or OPTIMIZERS
     if settings.name not in names:
-        close = nearest(settings.name, names)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(settings.name, names)
         raise TrainingError(
             f"the {backend} backend has no optimizer {settings.name!r}{hint}",
             f"use {', '.join(names)}",

@@ -23,7 +23,7 @@ from typing import Any
 from modelyard import __version__
 from modelyard.backends import BUILT_IN_MODELS, EXTRAS, families, recognise
 from modelyard.backends.imports import local_files, local_names
-from modelyard.spec.errors import MissingExtraError, ModelError, nearest
+from modelyard.spec.errors import MissingExtraError, ModelError, did_you_mean, nearest
 from modelyard.spec.losses import is_own, metric_name
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature, TableInput
@@ -166,8 +166,7 @@ def _locate(root: Path, build: str) -> tuple[Path, str, str]:
     ours = families.names_for(framework)
     known = ", ".join(ours)
     if not colon or not function or not module:
-        close = nearest(name, ours)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(name, ours)
         raise ModelError(
             f"model.build = {name!r} is neither a built-in model of {framework} nor module:function{hint}",
             f'write "model:build" for the function build in model.py, or one of: {known}',
@@ -273,8 +272,7 @@ def _function(
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
     if not hasattr(module, name):
-        close = nearest(name, functions)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(name, functions)
         raise ModelError(
             f"{field} = {build!r}, but {file} has no function {name!r}{hint}",
             f"it has: {', '.join(functions) or 'no function of its own'}",
@@ -322,8 +320,7 @@ def _arguments(
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in args:
         if key not in names and not takes_all:
-            close = nearest(key, names)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(key, names)
             raise ModelError(
                 f"model.args has {key!r}, which {build} ({place}) does not take{hint}",
                 f"it takes: {', '.join(names) or 'nothing'}",

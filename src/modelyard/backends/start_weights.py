@@ -13,7 +13,7 @@ from pathlib import Path
 from modelyard.backends.base import Backend, Weight
 from modelyard.backends.snapshots import read_weights
 from modelyard.backends.tensors import Array, open_tensors
-from modelyard.spec.errors import ModelError, nearest
+from modelyard.spec.errors import ModelError, did_you_mean, nearest
 from modelyard.spec.signature import Signature
 from modelyard.spec.start_weights import Started, StartWeights
 from modelyard.store.files import digest_file
@@ -141,8 +141,7 @@ def _long_axes(shape: Sequence[int]) -> list[int]:
 def _check_patterns(names: Sequence[str], patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            close = nearest(pattern.rstrip(".*"), names)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(pattern.rstrip(".*"), names)
             raise ModelError(
                 f"model.fresh has {pattern!r}, which no weight of the model is called{hint}",
                 f"its weights are: {_some(names)}",

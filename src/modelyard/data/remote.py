@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from modelyard.data.place import Place, is_junk
 from modelyard.data.remote_cache import Cache
 from modelyard.data.sources.base import natural_order
-from modelyard.spec.errors import DataError, MissingExtraError, nearest
+from modelyard.spec.errors import DataError, MissingExtraError, did_you_mean
 from modelyard.spec.urls import CREDENTIALS, printable, secret_in
 
 _ATTEMPTS = 4
@@ -174,8 +174,7 @@ class RemotePlace(Place):
                 f"{self.shown}: {_scrubbed(error)}", "install that package with pip"
             ) from error
         except ValueError as error:
-            close = nearest(f"{protocol}://", [f"{name}://" for name in _COMMON])
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(f"{protocol}://", [f"{name}://" for name in _COMMON])
             raise DataError(
                 f"{self.shown}: no store is reached by {protocol}://{hint}", "mend data.path"
             ) from error

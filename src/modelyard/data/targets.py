@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.sources.base import natural_order
-from modelyard.spec.errors import DataError, UsageError, nearest
+from modelyard.spec.errors import DataError, UsageError, did_you_mean
 from modelyard.spec.losses import LOSSES
 from modelyard.spec.project import Project
 from modelyard.spec.records import TaskSpec
@@ -74,8 +74,7 @@ def _class_weights(
         return tuple(sum(counts) / (present * count) if count else 0.0 for count in counts)
     for name in asked:
         if name not in classes:
-            close = nearest(name, classes)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(name, classes)
             raise DataError(
                 f"task.class_weights: {name!r} is not one of the classes{hint}",
                 f"the classes are {', '.join(classes)}",

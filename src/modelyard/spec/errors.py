@@ -161,6 +161,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return known[matches[0]] if matches else ""
 
 
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, to stand behind what was said of ``word``; empty where no choice is close."""
+    close = nearest(word, choices)
+    return f"; did you mean {close!r}?" if close else ""
+
+
 def from_os_error(error: OSError) -> YardError:
     """Turn an operating-system error into a StoreError that names the file and the mend."""
     place = str(error.filename or "the store")

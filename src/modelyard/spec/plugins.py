@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from modelyard.spec.errors import MissingExtraError, UsageError, nearest
+from modelyard.spec.errors import MissingExtraError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def load(seam: str, name: str, built_in: Mapping[str, Plugin]) -> Any:
     """
     plugins = table(seam, built_in)
     if name not in plugins:
-        close = nearest(name, plugins)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(name, plugins)
         raise UsageError(
             f"no {seam} called {name!r}{hint}", f"available: {', '.join(sorted(plugins))}"
         )

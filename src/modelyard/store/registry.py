@@ -13,7 +13,14 @@ from typing import Any
 
 import msgspec
 
-from modelyard.spec.errors import NotFoundError, StoreError, UsageError, from_os_error, nearest
+from modelyard.spec.errors import (
+    NotFoundError,
+    StoreError,
+    UsageError,
+    did_you_mean,
+    from_os_error,
+    nearest,
+)
 from modelyard.spec.records import ModelVersion
 from modelyard.store import ledger
 from modelyard.store.files import lock, write_atomic
@@ -313,8 +320,7 @@ def _split(reference: str) -> tuple[str, str, str]:
 
 def _no_model(entries: list[Entry], name: str) -> NotFoundError:
     names = sorted({item.name for item in _versions(entries, None)})
-    close = nearest(name, names)
-    hint = f"; did you mean {close!r}?" if close else ""
+    hint = did_you_mean(name, names)
     there = f"there are: {', '.join(names)}" if names else "there is none yet: run `yard up`"
     return NotFoundError(f"no model called {name!r}{hint}", there)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.spec.errors import DataError, nearest
+from modelyard.spec.errors import DataError, did_you_mean
 from modelyard.spec.losses import BINARY, FOCAL
 from modelyard.spec.records import TaskSpec
 from modelyard.tasks.base import Ops, Task, Tensor
@@ -46,8 +46,7 @@ class Classification(Task):
             return np.array([self._index[str(value)] for value in values], dtype=np.int64)
         except KeyError as error:
             name = str(error.args[0])
-            close = nearest(name, self._index)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(name, self._index)
             raise DataError(
                 f"{name!r} is not one of the classes {', '.join(self._index)}{hint}"
             ) from error

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from modelyard.spec.errors import UsageError, YardError, from_os_error, nearest
+from modelyard.spec.errors import UsageError, YardError, from_os_error, did_you_mean
 from modelyard.spec.plugins import Plugin, load, table
 
 BUILT_IN = {
@@ -95,8 +95,7 @@ def _check_framework(template: str, framework: str) -> None:
         return
     known = frameworks(template) if template in BUILT_IN else []
     if framework not in known:
-        close = nearest(framework, known)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(framework, known)
         raise UsageError(
             f"the template {template!r} has no model for {framework!r}{hint}",
             f"it has: {', '.join(known)}" if known else "leave out --framework",

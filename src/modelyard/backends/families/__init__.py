@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from modelyard.backends.families.arguments import Arg, count, counts, names, share, word
-from modelyard.spec.errors import ModelError, nearest
+from modelyard.spec.errors import ModelError, did_you_mean
 
 FRAMEWORKS = ("pytorch", "keras", "jax")
 """Backends that families are written for; the first is meant where none is named."""
@@ -192,8 +192,7 @@ def check(
     family = FAMILIES[name]
     for key, value in args.items():
         if key not in family.args:
-            close = nearest(key, family.args)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(key, family.args)
             raise ModelError(
                 f"model.args has {key!r}, which {name} does not take{hint}",
                 f"it takes: {', '.join(family.args)}",
@@ -262,8 +261,7 @@ def _check_columns(name: str, args: dict[str, Any], columns: list[str]) -> None:
     for side, chosen in (("left", left), ("right", right)):
         for column in chosen:
             if column not in columns:
-                close = nearest(column, columns)
-                hint = f"; did you mean {close!r}?" if close else ""
+                hint = did_you_mean(column, columns)
                 raise ModelError(
                     f"model.args.{side} has {column!r}, which is no column that the model is given{hint}",
                     f"the table has: {known}",

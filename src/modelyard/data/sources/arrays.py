@@ -18,7 +18,7 @@ from modelyard.data.place import open_place
 from modelyard.data.sources.base import Rows, Schema, Source
 from modelyard.data.sources.table import Table
 from modelyard.data.sources.whole import finite_rows, label_array, number_array, whole_table
-from modelyard.spec.errors import DataError, nearest
+from modelyard.spec.errors import DataError, did_you_mean
 from modelyard.spec.records import Finding
 from modelyard.spec.urls import is_url, local_path
 
@@ -130,8 +130,9 @@ class Arrays(Source):
                 ) from error
         function = getattr(module, name, None)
         if not callable(function):
-            close = nearest(name, [known for known in vars(module) if not known.startswith("_")])
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(
+                name, [known for known in vars(module) if not known.startswith("_")]
+            )
             raise DataError(
                 f"{module.__file__} has no function {name!r}{hint}",
                 'data.source is written "module:function"',
@@ -161,8 +162,7 @@ def _two_parts(result: Any, target: str, source: str) -> tuple[Any, Any]:
         if set(result) == {"inputs", "targets"}:
             return result["inputs"], result["targets"]
         if target not in result:
-            close = nearest(target, [str(name) for name in result])
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(target, [str(name) for name in result])
             raise DataError(
                 f"{source} returned no target column {target!r}{hint}",
                 f"set data.target to one of {', '.join(map(str, result))}",

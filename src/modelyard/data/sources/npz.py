@@ -18,7 +18,7 @@ from modelyard.data.sources.base import Lost, Rows, Schema, Source, object_array
 from modelyard.data.sources.shards import SUFFIXES
 from modelyard.data.sources.table import Table
 from modelyard.data.sources.whole import finite_rows, label_array, number_array, whole_table
-from modelyard.spec.errors import DataError, nearest
+from modelyard.spec.errors import DataError, did_you_mean
 from modelyard.spec.records import Finding
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError)
@@ -151,8 +151,7 @@ class Npz(Source):
         target, shown = self.data.target, self._place.where(shard.name)
         listed = ", ".join(sorted(shard.shapes))
         if target not in shard.shapes:
-            close = nearest(target, shard.shapes)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(target, shard.shapes)
             raise DataError(
                 f"{shown} has no array {target!r} for the target{hint}",
                 f"set data.target to one of {listed}"

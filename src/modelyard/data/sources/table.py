@@ -17,7 +17,7 @@ from modelyard.data.sources.columns import (
     left_out,
 )
 from modelyard.data.sources.spool import Spool
-from modelyard.spec.errors import DataError, nearest
+from modelyard.spec.errors import DataError, did_you_mean
 from modelyard.spec.records import Finding
 
 
@@ -48,16 +48,14 @@ def check_names(names: Sequence[str], target: str, declared: Mapping[str, str], 
     """Refuse a target or a declared column that ``names`` lacks. Raises DataError with what is near."""
     listed = ", ".join(map(repr, names[:30])) + (" …" if len(names) > 30 else "")
     if target not in names:
-        close = nearest(target, names)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(target, names)
         raise DataError(
             f"{shown} has no target column {target!r}{hint}",
             f"set data.target to one of its columns: {listed}",
         )
     for name in declared:
         if name not in names:
-            close = nearest(name, names)
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(name, names)
             raise DataError(
                 f"[data.columns] names {name!r}, which {shown} does not have{hint}",
                 f"its columns are {listed}",
@@ -68,8 +66,7 @@ def check_text(names: Sequence[str], column: str, shown: str) -> None:
     """Refuse a ``data.text`` that ``names`` lacks. Raises DataError with what is near."""
     if column in names:
         return
-    close = nearest(column, names)
-    hint = f"; did you mean {close!r}?" if close else ""
+    hint = did_you_mean(column, names)
     raise DataError(
         f"data.text names {column!r}, which {shown} does not have{hint}",
         f"its columns are {', '.join(map(repr, names[:30]))}",

@@ -16,7 +16,7 @@ from modelyard.data.sources.columns import (
     text_in_numbers,
 )
 from modelyard.data.sources.table import CellError, Table, choose_columns
-from modelyard.spec.errors import DataError, nearest
+from modelyard.spec.errors import DataError, did_you_mean
 from modelyard.spec.project import DataSection
 
 _WANTED = "give inputs and targets as NumPy arrays or lists of equal length, or a dict of columns"
@@ -34,8 +34,7 @@ def whole_table(
             )
     unknown = [name for name in data.columns if name not in columns]
     if unknown:
-        close = nearest(unknown[0], columns)
-        hint = f"; did you mean {close!r}?" if close else ""
+        hint = did_you_mean(unknown[0], columns)
         raise DataError(
             f"[data.columns] names {unknown[0]!r}, which {shown} does not return{hint}",
             f"its columns are {', '.join(columns)}",

@@ -69,7 +69,7 @@ def test_the_range_holds_what_the_training_takes(slow_place: Any, workers: int) 
     began = time.monotonic()
     run = train(project, dataset, slow_place.store)
     took = time.monotonic() - began
-    assert run.step == steps and not list(slow_place.store.root.glob(".rehearsal-*"))
+    assert run.step == steps and not list(slow_place.store.root.glob(".trial-*"))
     assert 0.7 * found.fewest_seconds < took < 1.3 * found.most_seconds, (found, rehearsed)
 
 

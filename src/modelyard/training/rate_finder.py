@@ -4,20 +4,17 @@ Nothing of it stays: no run, and no word in the project file.
 """
 
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from modelyard.spec.errors import TrainingError, UsageError
 from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Record, RunFinished, StepDone
-from modelyard.store import Store, open_store
+from modelyard.store import Store
 from modelyard.training.order import Proving
 from modelyard.training.range_test import RANGE_TEST, smoothed
-from modelyard.training.train import train
+from modelyard.training.trial import Enough, try_training
 
 LOW, HIGH, STEPS = 1e-6, 10.0, 100
 _FEWEST = 20
@@ -63,27 +60,9 @@ def find_rate(
             f"0 < low < high, and {_FEWEST} steps or more, e.g. --low 1e-6 --high 10 --steps 100",
         )
     rates = tuple((low * (high / low) ** (np.arange(steps) / (steps - 1))).tolist())
-    fields = {"engine": "local", "max_time": None, "max_cost": None, "max_steps": None, "ema": 0.0}
-    section = project.train.model_copy(update={**fields, "profile": False})
-    scratch = Path(tempfile.mkdtemp(prefix=".rates-", dir=store.root))
-    watch = _Watch(on_step, steps)
-    try:
-        train(
-            project.model_copy(update={"train": section}),
-            dataset,
-            open_store(scratch),
-            observers=[watch],
-            proving=Proving(watched=False, rates=rates),
-        )
-    except _Enough:
-        pass
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    watch, proving = _Watch(on_step, steps), Proving(watched=False, rates=rates)
+    try_training(project, dataset, store, watch, proving=proving, ema=0.0)
     return curve_of(watch.rates, watch.losses, flew_off=watch.flew_off)
-
-
-class _Enough(Exception):
-    """Leave: all rates were tried, or the loss has flown off."""
 
 
 class _Watch:
@@ -102,7 +81,7 @@ class _Watch:
             self._on_step(event.step)
         elif isinstance(event, RunFinished) and event.state == RANGE_TEST:
             self.flew_off = len(self.losses) < self._steps
-            raise _Enough
+            raise Enough
 
 
 def curve_of(rates: Sequence[float], losses: Sequence[float], *, flew_off: bool) -> RateCurve:

@@ -4,20 +4,17 @@ Workers, exchanges, data, augmentation, checkpoints and whatever else keeps this
 in it, so nothing has to be guessed but that the rest goes on like the beginning.
 """
 
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Evaluated, RunStarted, StepDone
-from modelyard.store import Store, open_store
+from modelyard.store import Store
 from modelyard.training.order import Proving
-from modelyard.training.train import train
+from modelyard.training.trial import Enough, try_training
 
 _SECONDS, _LONGEST = 4.0, 20.0
 """How long steps are looked at; longer where they are so slow that fewer than _FEWEST were seen."""
@@ -41,10 +38,6 @@ class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
         return statistics.median(self.steps)
 
 
-class _Enough(Exception):
-    """Leave: enough was seen."""
-
-
 def rehearse(
     project: Project, dataset: Dataset, store: Store, *, seconds: float = _SECONDS
 ) -> Rehearsed:
@@ -52,22 +45,8 @@ def rehearse(
 
     Raises the YardError that would have ended the training, which is a reason to rehearse.
     """
-    fields = {"engine": "local", "max_time": None, "max_cost": None, "max_steps": None}
-    section = project.train.model_copy(update={**fields, "profile": False})
-    scratch = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=store.root))
     watch = _Watch(seconds)
-    try:
-        train(
-            project.model_copy(update={"train": section}),
-            dataset,
-            open_store(scratch),
-            observers=[watch],
-            proving=Proving(watched=False),
-        )
-    except _Enough:
-        pass
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    try_training(project, dataset, store, watch, proving=Proving(watched=False))
     return watch.seen()
 
 
@@ -100,7 +79,7 @@ class _Watch:
             looked = event.time - self._started - sum(self._evaluations)
             enough = looked >= self._seconds and len(self._windows) >= _FEWEST
             if enough or looked >= _LONGEST:
-                raise _Enough
+                raise Enough
 
     def seen(self) -> Rehearsed:
         windows = self._windows

@@ -183,7 +183,7 @@ class Disk:
             case "create":
                 node = self.now[folder][name] = self._new()
                 self.content[node] = self.flushed[node] = b""
-            case "mkdir":
+            case "mkdir" if name not in self.now[folder]:  # else another worker was first
                 node = self.now[folder][name] = self._new()
                 self.now[node], self.sure[node] = {}, {}
             case "truncate" | "ftruncate":

@@ -78,13 +78,12 @@ def world_from_environment() -> World:
 
 
 def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], began: float) -> int:
-    build = order.fresh_model
     with contextlib.ExitStack() as stack:
         heart = _heart(order, world)
         stack.callback(heart.close)
         # Where no backend is named and the code leaves it open, the model tells which one it is for.
         named = order.backend or backend_in_code(Path(order.root), order.build)
-        backend = open_backend(named or recognise(build()))
+        backend = open_backend(named or recognise(order.fresh_model()))
         backend.before_exchange = heart.exchange
         device = stack.enter_context(
             backend.join(world, device=order.section.device, threads=order.threads)
@@ -102,25 +101,18 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
                 start_seconds=time.monotonic() - began,
             )
         )
-        backend.seed(order.seed)
-        execution = execution_for(order, backend, world)
-        optimizer = optimizer_settings(order.section, execution, order.start)
-        model, started = build(), None
-        if order.start is not None:
-            model, started = start_model(backend, model, order.signature, order.start)
-        backend = _watched(order, world, backend, model, heart)
         check_known(backend, order.section)
         loss = own_loss(Path(order.root), order.task)
-        state = backend.begin(
-            model, order.task, optimizer, order.signature, order.dataset.input, loss
-        )
+        model, started, still = _first_model(order, backend)
+        backend = _watched(order, world, backend, heart, still=still)
+        state = _begin(order, world, backend, model, loss)
         if world.rank == 0:
             _tell_execution(order, world, backend, state, log.append, started)
         course = _course(order, world, backend, log.append, asked_to_stop, began)
         if loss is not None:
             course.task.own_loss = loss.on(backend.differentiate)
         course = replace(
-            course, heart=heart, begin=partial(_begun_anew, order, world, backend, build, loss)
+            course, heart=heart, begin=partial(_begun_anew, order, world, backend, loss)
         )
         if order.proving is not None and order.proving.rates:
             try_rates(course, state, order.proving.rates)
@@ -133,32 +125,35 @@ def _work(order: WorkOrder, world: World, asked_to_stop: Callable[[], bool], beg
     return 0
 
 
-def _begun_anew(
-    order: WorkOrder,
-    world: World,
-    backend: Backend,
-    build: Callable[[], object],
-    loss: OwnLoss | None,
-) -> State:
-    """The very state that training began with: the guard's way back where there is no checkpoint."""
+def _first_model(order: WorkOrder, backend: Backend) -> tuple[object, Started | None, bool]:
+    """The model before its first step, what of it came from weights, and whether it is held still; the same each time."""
     backend.seed(order.seed)
+    model, started = order.fresh_model(), None
+    if order.start is not None:
+        model, started = start_model(backend, model, order.signature, order.start)
+    asked = order.proving is not None and order.proving.still
+    return model, started, asked and backend.hold_still(model)
+
+
+def _begin(
+    order: WorkOrder, world: World, backend: Backend, model: object, loss: OwnLoss | None
+) -> State:
     execution = execution_for(order, backend, world)
     optimizer = optimizer_settings(order.section, execution, order.start)
-    model = build()
-    if order.start is not None:
-        model, _ = start_model(backend, model, order.signature, order.start)
-    if order.proving is not None and order.proving.still:
-        backend.hold_still(model)
     return backend.begin(model, order.task, optimizer, order.signature, order.dataset.input, loss)
 
 
+def _begun_anew(order: WorkOrder, world: World, backend: Backend, loss: OwnLoss | None) -> State:
+    """The very state that training began with: the guard's way back where there is no checkpoint."""
+    return _begin(order, world, backend, _first_model(order, backend)[0], loss)
+
+
 def _watched(
-    order: WorkOrder, world: World, backend: Backend, model: object, heart: Heart
+    order: WorkOrder, world: World, backend: Backend, heart: Heart, *, still: bool
 ) -> Backend:
-    """In a proof: with a witness, and with the model held still where that is asked for."""
+    """In a proof: with a witness, who knows whether the model is held still."""
     if order.proving is None or not order.proving.watched:
         return backend
-    still = order.proving.still and backend.hold_still(model)
     file = taken_file(Path(order.folder), world.attempt, world.rank)
     return watched(backend, file, lambda: heart.step, still=still, tries=order.proving.still)
 

@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-bench
 ROUNDS ?= 5
 # One thread per process: the tests start many processes, and two workers run them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --durations=40 --durations-min=5
 
 .PHONY: help install demo test quick lint types docs bench bench-peers clean
 

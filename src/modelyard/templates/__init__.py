@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from modelyard.spec.errors import UsageError, YardError, from_os_error, did_you_mean
+from modelyard.spec.errors import UsageError, YardError, did_you_mean, from_os_error
 from modelyard.spec.plugins import Plugin, load, table
 
 BUILT_IN = {

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from modelyard.engines.contract import _until, _until_logged
-from modelyard.engines.forerunner import SWITCH, USABLE, Forerunner, ForerunnerLost
+from modelyard.engines.forerunner import SWITCH, USABLE, Forerunner, ForerunnerLost, kept
 from modelyard.engines.local import Local
 from modelyard.spec.work import Job
 
@@ -196,3 +196,49 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     run(engine, job(tmp_path, "-c", "pass"))
     engine.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def _parent(engine: Local, work: Job) -> int:
+    """The forerunner that the one worker of ``work`` came from."""
+    return int(run(engine, work)[0][0][-1])
+
+
+def test_jobs_one_after_another_share_one_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they need the same imports, variables and folder; and it does not outlive the block."""
+    work = job(tmp_path, "-c", "import os; print(os.getppid())", size=1)
+    other = msgspec.structs.replace(work, preload=("fractions",))
+
+    def parent(work: Job) -> int:
+        engine = Local()
+        try:
+            return _parent(engine, work)
+        finally:
+            engine.close()
+
+    with kept(2, apart_from=("FREE",)):
+        first = parent(work)
+        monkeypatch.setenv("FREE", "yes")
+        assert parent(work) == first
+        second = parent(other)
+        assert second != first and parent(work) == first
+        monkeypatch.setenv("BOUND", "yes")
+        assert parent(work) not in (first, second)  # and was kept in place of the oldest
+        assert not psutil.pid_exists(second)
+        monkeypatch.delenv("BOUND")
+        assert parent(work) == first
+        os.kill(first, signal.SIGKILL)
+        third = parent(work)
+        assert third != first
+    assert not psutil.pid_exists(third)
+    assert parent(work) != parent(work)
+
+
+def test_one_with_a_worker_left_is_not_kept(tmp_path: Path) -> None:
+    engine = Local()
+    with kept():
+        handle = engine.submit(engine.plan(job(tmp_path, "-c", HANG)))
+        _until_logged(engine, handle, "waiting")
+        engine.close()
+        _until(engine, handle, lambda now: all(w.state == "failed" for w in now.workers))

@@ -458,6 +458,7 @@ def test_forked_workers_train_what_workers_of_their_own_train(
 ) -> None:
     """Bit for bit: with dropout, two workers and gradients summed over both."""
     project = place.project(workers=2, epochs=2)
+    monkeypatch.setenv("NOT_KEPT", "1")  # a variable of its own: no forerunner of before serves
     weights = []
     for name in ("forked", "plain"):
         store = open_store(place.root / name)

@@ -11,8 +11,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,17 @@ class Forerunner:
         self._channel = ours
         self._lines = ours.makefile("rb")
         self._ready = False
+        self.serves: object = None
+        """Which jobs it may serve after its first; set by ``take``."""
         self._finish = weakref.finalize(self, _end, self._process, ours, self._lines)
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def fork(
         self, rank: int, arguments: Sequence[str], environment: Mapping[str, str], log: Path
@@ -99,6 +106,64 @@ class Forerunner:
             raise ForerunnerLost(f"process {self.pid} has ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+class _Shelf(threading.local):
+    """Forerunners between two jobs, the oldest first; of each thread its own, since they end with it."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.apart_from: tuple[str, ...] = ()
+        self.runners: dict[object, Forerunner] = {}
+
+    def shrink(self) -> None:
+        while len(self.runners) > self.most:
+            self.runners.pop(next(iter(self.runners))).close()
+
+
+_shelf = _Shelf()
+
+
+@contextlib.contextmanager
+def kept(most: int = 1, apart_from: tuple[str, ...] = ()) -> Iterator[None]:
+    """Inside, up to ``most`` forerunners of this thread outlive their jobs, for jobs that need the same one.
+
+    Trainings one after another then import their framework once. Each that waits holds the memory of its
+    imports. ``apart_from`` names variables of the environment that no import reads: they may differ.
+    """
+    before = _shelf.most, _shelf.apart_from
+    _shelf.most, _shelf.apart_from = most, apart_from
+    try:
+        yield
+    finally:
+        _shelf.most, _shelf.apart_from = before
+        _shelf.shrink()
+
+
+def take(modules: Sequence[str], environment: Mapping[str, str], log: Path) -> Forerunner:
+    """One that was kept, with the same imports, variables and folder; otherwise a new one."""
+    if not _shelf.most:
+        return Forerunner(modules, environment, log)
+    variables = {**os.environ, **environment}
+    for name in _shelf.apart_from:
+        variables.pop(name, None)
+    serves = (tuple(modules), tuple(sorted(variables.items())), str(Path.cwd()))
+    runner = _shelf.runners.pop(serves, None)
+    if runner is None or not runner.alive:
+        runner = Forerunner(modules, environment, log)
+        runner.serves = serves
+    return runner
+
+
+def give_back(runner: Forerunner) -> None:
+    """Keep it, where ``kept`` allows it, or end it; no worker of it may be left."""
+    if not (_shelf.most and runner.serves and runner.alive):
+        runner.close()
+        return
+    if earlier := _shelf.runners.pop(runner.serves, None):
+        earlier.close()
+    _shelf.runners[runner.serves] = runner
+    _shelf.shrink()
 
 
 def _end(process: "subprocess.Popen[bytes]", channel: socket.socket, lines: Any) -> None:

@@ -20,7 +20,15 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from modelyard.engines.base import Engine
-from modelyard.engines.forerunner import SWITCH, USABLE, Forerunner, ForerunnerLost, launched
+from modelyard.engines.forerunner import (
+    SWITCH,
+    USABLE,
+    Forerunner,
+    ForerunnerLost,
+    give_back,
+    launched,
+    take,
+)
 from modelyard.engines.processes import Condition, condition, identity, signal_group
 from modelyard.spec.errors import NotFoundError, TrainingError, from_os_error
 from modelyard.spec.work import Job, JobStatus, Native, WorkerStatus
@@ -165,6 +173,13 @@ class Local(Engine):
                 os.close(number)
 
     def close(self) -> None:
+        if self._forked:  # it ends them with it
+            self._drop()
+        elif self._forerunner is not None:
+            give_back(self._forerunner[1])
+        self._forerunner = None
+
+    def _drop(self) -> None:
         if self._forerunner is not None:
             self._forerunner[1].close()
         self._forerunner = None
@@ -206,15 +221,14 @@ class Local(Engine):
         for _ in range(2):  # a forerunner of an earlier attempt may have been killed since
             if self._forerunner is None or self._forerunner[0] != key:
                 self.close()
-                made = Forerunner(preload, early, log.with_name("forerunner.log"))
-                self._forerunner = (key, made)
+                self._forerunner = (key, take(preload, early, log.with_name("forerunner.log")))
             runner = self._forerunner[1]
             try:
                 pid = runner.fork(process["rank"], arguments, process["environment"], log)
             except ForerunnerLost:
-                self.close()
+                self._drop()
             except BaseException:  # Ctrl-C: what was asked for must not come later
-                self.close()
+                self._drop()
                 raise
             else:
                 self._forked[pid] = runner

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from modelyard.engines.forerunner import kept
 from modelyard.spec.errors import TrainingError, UsageError
 from modelyard.spec.project import Project
 from modelyard.spec.records import AnyEvent, Dataset, Noticed, Proof, Run, RunStarted
@@ -84,7 +85,8 @@ def verify_resume(
     began = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix=".proof-", dir=store.root))
     try:
-        proof = _Rehearsals(_limited(project, steps), dataset, scratch, observers).proof(steps)
+        with kept(2):  # with other workers each may have another number of threads
+            proof = _Rehearsals(_limited(project, steps), dataset, scratch, observers).proof(steps)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     proof = replace(proof, seconds=time.monotonic() - began)

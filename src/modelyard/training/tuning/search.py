@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modelyard.engines.forerunner import kept
 from modelyard.spec.errors import (
     MissingExtraError,
     Mistake,
@@ -69,16 +70,17 @@ def search(
     _check(project.tune.space)
     study = _open(project.tune.seed, higher_is_better=higher_is_better)
     trials: list[Trial] = []
-    for number in range(project.tune.trials):
-        proposal = study.ask()
-        fields = {
-            name: suggest(proposal, name, space)
-            for name, space in sorted(project.tune.space.items())
-        }
-        trial = _try(number, fields, f"validation/{metric}", try_fields)
-        study.tell(proposal, trial.value, state=None if trial.value is not None else _failed())
-        trials.append(trial)
-        on_trial(trial)
+    with kept():  # the framework is imported once for all trials
+        for number in range(project.tune.trials):
+            proposal = study.ask()
+            fields = {
+                name: suggest(proposal, name, space)
+                for name, space in sorted(project.tune.space.items())
+            }
+            trial = _try(number, fields, f"validation/{metric}", try_fields)
+            study.tell(proposal, trial.value, state=None if trial.value is not None else _failed())
+            trials.append(trial)
+            on_trial(trial)
     return Study(metric=metric, higher_is_better=higher_is_better, trials=tuple(trials))
 
 

@@ -8,11 +8,10 @@ In a test module of your own::
         case = Case(backend="mine", root="tests/models", build="model:build")
 
 The model should hold no dropout and no batch statistics, or one process and two cannot agree.
-This file is also the program that the worker processes run.
+This file is also the program that the worker processes run (`contract_workers.py` starts them).
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +30,7 @@ from modelyard.backends.base import (
     StepSettings,
 )
 from modelyard.backends.contract_losses import LossContract, classification
+from modelyard.backends.contract_workers import run_plans
 from modelyard.backends.snapshots import read_snapshot, write_snapshot
 from modelyard.backends.source import build_model
 from modelyard.spec.errors import ModelError, YardError
@@ -311,7 +311,7 @@ def start_workers(
     """Exit codes of two worker processes that meet over a file in ``folder``, or where they are told."""
     folder.mkdir(parents=True, exist_ok=True)
     place = rendezvous or (folder / "rendezvous").resolve().as_uri()
-    children = []
+    plans = []
     for rank in (0, 1):
         world = World(rank=rank, size=2, rendezvous=place)
         plan = _Work(
@@ -323,17 +323,9 @@ def start_workers(
             vanish_at=(vanish_at or {}).get(rank),
             **work,
         )
-        file = folder / f"rank-{rank}.json"
-        file.write_bytes(msgspec.json.encode(plan))
-        with (folder / f"rank-{rank}.log").open("wb") as log:
-            command = [sys.executable, "-m", "modelyard.backends.contract", str(file)]
-            children.append(subprocess.Popen(command, stdout=log, stderr=log))
-    try:
-        return [child.wait(_DEADLINE) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+        plans.append(folder / f"rank-{rank}.json")
+        plans[-1].write_bytes(msgspec.json.encode(plan))
+    return run_plans(case.backend, "modelyard.backends.contract", plans, _DEADLINE)
 
 
 def read_result(folder: Path, rank: int, moment: str) -> Snapshot:

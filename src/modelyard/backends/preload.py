@@ -28,11 +28,13 @@ def preload(root: Path, build: str) -> tuple[str, ...]:
         backends = {BUILT_IN_MODELS[build]}
     else:
         backends = _backends_in_code(root.resolve(), build)
-    return tuple(
-        name
-        for key in sorted(backends)
-        for name in (*_OF_BACKEND.get(key, ()), *(_below_keras() if key == "keras" else ()))
-    )
+    return tuple(name for key in sorted(backends) for name in of_backend(key))
+
+
+def of_backend(backend: str) -> tuple[str, ...]:
+    """The same for one backend; nothing for one of another package, which may not bear a fork."""
+    below = _below_keras() if backend == "keras" else ()
+    return (*_OF_BACKEND.get(backend, ()), *below)
 
 
 def _below_keras() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Stands in for ``python -m modelyard.serving``: same arguments, no model, started in a tenth of a second.
 
 Answers ``POST /double`` with twice the number, ``/slow`` after some seconds, ``/echo`` with what it
-got. The bundle folder's ``behaviour.json`` may make it misbehave.
+got, and has no metrics once after ``/spoil``. The bundle folder's ``behaviour.json`` may make it misbehave.
 """
 
 import argparse
@@ -29,6 +29,8 @@ METRICS = """# HELP modelyard_toy_total Requests.
 modelyard_toy_total{model="toy"} %d
 """
 count = 0
+pages = [METRICS]
+"""The next pages of metrics; the last one stays."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            self.answer(METRICS % count)
+            page = pages.pop(0) if len(pages) > 1 else pages[0]
+            self.answer(page.replace("%d", str(count)))
         elif self.path.startswith("/slow"):
             print("slow request", flush=True)
             time.sleep(float(self.path.partition("=")[2]))
@@ -65,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/double":
             answer = {"answer": 2 * json.loads(body)["x"]}
             self.answer(answer | {"version": options.version, "replica": options.replica})
+        elif self.path == "/spoil":
+            pages.insert(0, "<html>busy</html>")
+            self.answer({"replica": options.replica})
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             self.answer({"headers": headers, "path": self.path, "size": len(body)})

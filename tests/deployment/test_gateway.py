@@ -182,6 +182,16 @@ def test_metrics_are_those_of_all_replicas_and_its_own(ask: Any) -> None:
     assert "modelyard_gateway_retries" in families
 
 
+def test_a_page_that_is_left_out_is_counted(ask: Any) -> None:
+    replica = json.loads(ask("POST", "/spoil", b"")[2])["replica"]
+    name = b"modelyard_gateway_metrics_pages_left_out_total"
+    line = b'%b{reason="unreadable",replica="%d"} 1.0' % (name, replica)
+    spoilt, whole = (ask("GET", "/metrics")[2] for _ in range(2))
+    toy = b'modelyard_toy_total{model="toy",replica="%d"}' % replica
+    assert line in spoilt and toy not in spoilt
+    assert line in whole and toy in whole
+
+
 def test_its_own_health(ask: Any) -> None:
     status, _, body = ask("GET", "/healthz")
     assert (status, json.loads(body)) == (200, {"status": "ok", "ready": 2})

@@ -32,22 +32,24 @@ def test_every_sample_is_kept_and_says_where_it_is_from(
     replicas: list[tuple[float, float, str]],
 ) -> None:
     pages = {str(number): page(*values) for number, values in enumerate(replicas)}
-    merged = merge_metrics(pages).decode()
+    page_bytes, unreadable = merge_metrics(pages)
     expected = {
         (name, tuple(sorted((*labels, ("replica", replica))))): value
         for replica, text in pages.items()
         for (name, labels), value in samples(text).items()
     }
-    assert samples(merged) == expected
+    merged = page_bytes.decode()
+    assert samples(merged) == expected and unreadable == []
     for line in ("# TYPE requests_total counter", "# TYPE seconds histogram", "# HELP depth"):
         assert merged.count(line) == 1
 
 
-def test_a_page_that_is_no_metrics_is_left_out() -> None:
-    merged = merge_metrics({"0": "<html>busy</html>", "1": page(1, 2, "a")}).decode()
-    assert 'replica="0"' not in merged
-    assert 'replica="1"' in merged
+def test_a_page_that_is_no_metrics_is_left_out_and_named() -> None:
+    merged, unreadable = merge_metrics({"0": "<html>busy</html>", "1": page(1, 2, "a")})
+    assert b'replica="0"' not in merged
+    assert b'replica="1"' in merged
+    assert unreadable == ["0"]
 
 
 def test_no_replica_gives_an_empty_page() -> None:
-    assert merge_metrics({}) == b""
+    assert merge_metrics({}) == (b"", [])

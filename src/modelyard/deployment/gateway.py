@@ -182,9 +182,18 @@ class Gateway:
     async def _metrics_page(self) -> Response:
         upstreams = list(self.pool.ready)
         pages = await asyncio.gather(*(_metrics_of(upstream) for upstream in upstreams))
-        texts = {str(up.index): page for up, page in zip(upstreams, pages, strict=True) if page}
+        texts = {
+            str(up.index): page
+            for up, page in zip(upstreams, pages, strict=True)
+            if page is not None
+        }
         # Parsing is plain Python and may take long with many replicas; requests must not wait for it.
-        merged = await asyncio.to_thread(merge_metrics, texts)
+        merged, unreadable = await asyncio.to_thread(merge_metrics, texts)
+        for upstream, page in zip(upstreams, pages, strict=True):
+            if page is None:
+                self.metrics.leave_out(str(upstream.index), "no answer")
+        for replica in unreadable:
+            self.metrics.leave_out(replica, "unreadable")
         return Response(200, [(b"content-type", CONTENT_TYPE)], merged + self.metrics.page())
 
 

@@ -1,4 +1,4 @@
-"""What the gateway itself measures: requests by code, their duration, retries, replicas ready and restarted."""
+"""What the gateway itself measures: requests by code, their duration, retries, replicas ready and restarted, pages left out."""
 
 import contextlib
 import time
@@ -70,6 +70,12 @@ class GatewayMetrics:
             "Requests sent again because their replica broke off.",
             registry=registry,
         )
+        self._left_out = Counter(
+            "modelyard_gateway_metrics_pages_left_out",
+            "Metrics pages of a ready replica that are missing here, by why: no answer, unreadable.",
+            ["replica", "reason"],
+            registry=registry,
+        )
         self._in_flight = Gauge(
             "modelyard_gateway_in_flight_requests", "Requests being answered.", registry=registry
         )
@@ -86,6 +92,10 @@ class GatewayMetrics:
             self._in_flight.dec()
             self._requests.labels(code=str(outcome.code)).inc()
             self._seconds.observe(time.monotonic() - start)
+
+    def leave_out(self, replica: str, reason: str) -> None:
+        """Count a page of a replica that cannot stand in the merged one, so that its absence shows."""
+        self._left_out.labels(replica=replica, reason=reason).inc()
 
     def page(self) -> bytes:
         """Everything in Prometheus' text format."""

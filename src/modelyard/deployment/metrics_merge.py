@@ -19,17 +19,19 @@ class _Fixed(Collector):
         return self._families
 
 
-def merge_metrics(pages: Mapping[str, str]) -> bytes:
+def merge_metrics(pages: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """Replica name -> its ``/metrics`` text, to one text with the label ``replica`` on each sample.
 
     Each family's HELP and TYPE stands once. A page that cannot be parsed is left out whole, so that
-    half a page never looks like a replica with less to say.
+    half a page never looks like a replica with less to say; the second value names those replicas.
     """
     merged: dict[tuple[str, str], Metric] = {}
+    unreadable = []
     for replica, text in pages.items():
         try:
             families = list(text_string_to_metric_families(text))
         except ValueError:
+            unreadable.append(replica)
             continue
         for family in families:
             target = merged.setdefault(
@@ -38,7 +40,7 @@ def merge_metrics(pages: Mapping[str, str]) -> bytes:
             target.samples.extend(_labelled(sample, replica) for sample in family.samples)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Fixed(merged.values()))
-    return generate_latest(registry)
+    return generate_latest(registry), unreadable
 
 
 def _labelled(sample: Sample, replica: str) -> Sample:

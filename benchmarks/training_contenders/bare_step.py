@@ -6,14 +6,14 @@ foreseen, and everything stays in the caches. No shuffling, no records, no meeti
 
 Options say what kind: ``channels-last``, ``fused`` (AdamW, by ``optimizer.step()``), ``direct`` (the same kernel,
 called without ``optimizer.step()``, by the product's own code), ``onednn`` (large dense layers by the kernels that
-ours chooses on this machine), ``compiled``, ``bytes`` (pictures come as they are stored and are normalised in the step,
+ours may choose), ``attention`` (its kernels of attention), ``compiled``, ``bytes`` (pictures come as they are stored and are normalised in the step,
 as ours do), ``parts`` (say where the time goes); with several workers it is bare DistributedDataParallel.
 """
 
 import itertools
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ def optimize(model: nn.Module, options: tuple[str, ...]) -> Callable[[], Any]:
     if "direct" in options:
         from modelyard.backends.pytorch_optimizer import Update
 
+        for group in optimizer.param_groups:
+            group["scale"] = 1.0  # of the rate, which the product gives each group
         update = Update(optimizer)
         return lambda: update(RATE)
 
@@ -98,12 +100,17 @@ def train(turn: Turn) -> None:
         report(turn, watch.seconds, float(loss), parts=laps.found())
 
 
-def kernels(turn: Turn) -> AbstractContextManager[None]:
-    if "onednn" not in turn.options:
-        return nullcontext()
-    from modelyard.backends.pytorch_linear import OneDNN
+def kernels(turn: Turn) -> AbstractContextManager[Any]:
+    stack = ExitStack()
+    if "onednn" in turn.options:
+        from modelyard.backends.pytorch_linear import OneDNN
 
-    return OneDNN()
+        stack.enter_context(OneDNN())
+    if "attention" in turn.options:
+        from modelyard.backends.pytorch_attention import Attention
+
+        stack.enter_context(Attention())
+    return stack
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From the user's model to a PyTorch training state: checked, laid out, made equal, wrapped, compiled."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from modelyard.backends.pytorch_average import TorchAverage
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
 from modelyard.backends.pytorch_input import input_type
-from modelyard.backends.pytorch_linear import OneDNN
+from modelyard.backends.pytorch_kernels import kernels_of
 from modelyard.backends.pytorch_lora import Adapted, add_adapters
 from modelyard.backends.pytorch_optimizer import Update, make_optimizer, treat
 from modelyard.backends.pytorch_parallel import Alone, Beside, Gathered, Sharded, make_equal
@@ -63,12 +63,12 @@ class TorchState:
     """Around a step: other kernels than torch would take by itself."""
 
     def __post_init__(self) -> None:
-        self.kernels = OneDNN() if self.execution.linear == "onednn" else nullcontext()
         ema = self.settings.ema
         self.average = TorchAverage(self.model, ema) if ema else None
         plain = self.call is self.model and self.task.own_loss is None
         alike = plain and recordable(self.model, self.parameters, self.execution)
         self.recorded = Recorded(self.model, self.parameters) if alike else None
+        self.kernels = kernels_of(self.model, self.execution)
 
     @property
     def held(self) -> tuple[nn.Module, torch.optim.Optimizer, str, frozenset[str] | None]:

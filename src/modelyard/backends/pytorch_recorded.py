@@ -113,8 +113,13 @@ def recordable(model: nn.Module, parameters: Sequence[nn.Parameter], execution: 
         and not any(True for _ in model.buffers())
         and all(type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype == torch.float32 for p in own)
         and not any(parameter._backward_hooks for parameter in own)
-        and all(_always_alike(module) for module in model.modules())
+        and is_stack(model)
     )  # fmt: skip
+
+
+def is_stack(model: nn.Module) -> bool:
+    """Whether ``model`` has only layers of PyTorch's own that compute the same at each step."""
+    return all(_always_alike(module) for module in model.modules())
 
 
 def _always_alike(module: nn.Module) -> bool:

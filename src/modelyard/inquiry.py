@@ -13,6 +13,7 @@ from modelyard.flow import ProjectLike, open_project
 from modelyard.spec.errors import DataError, DeploymentError, MissingExtraError, YardError
 from modelyard.store import Store, registry
 from modelyard.tasks import open_task
+from modelyard.tasks.parts import by_name
 from modelyard.way import open_target
 
 
@@ -43,7 +44,7 @@ def predict_here(store: Store, reference: str, items: Sequence[Any]) -> list[dic
     runtime = OnnxRuntime()
     runtime.open(folder, manifest.signature, threads=1)
     inputs = encode(manifest.input, list(items))
-    outputs = runtime.run({manifest.signature.inputs[0].name: inputs})
+    outputs = runtime.run(by_name(manifest.signature, inputs))
     return open_task(manifest.task).decode(outputs[manifest.signature.outputs[0].name])
 
 

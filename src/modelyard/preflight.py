@@ -157,7 +157,7 @@ def _model(project: Project, dataset: Dataset) -> list[Check]:
         batch = Batch(inputs=stored, targets=targets, global_size=len(targets))
         state, result = backend.step(state, batch, StepSettings(learning_rate=optimizer.lr, seed=0))
         inputs, _ = split.batch(positions[:8])
-        outputs = backend.evaluate(state, inputs)
+        outputs = backend.evaluate(state, stored[:8])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             backend.export(state, path, signature)

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from modelyard.bundle.format import read_manifest
-from modelyard.bundle.verify import compare, largest_error, read_golden, verify
+from modelyard.bundle.golden import read_golden
+from modelyard.bundle.verify import compare, largest_error, verify
 from modelyard.spec.errors import ExportError, StoreError
 from modelyard.spec.records import Bundle
 from modelyard.store import registry

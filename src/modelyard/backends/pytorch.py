@@ -367,7 +367,7 @@ class PyTorch(Backend):
         tensor = self._tensor(array)
         if state.execution.channels_last and tensor.ndim == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
-        if tensor.dtype != torch.uint8:
+        if tensor.dtype != torch.uint8 or state.several:
             return tensor
         if state.finish is None:
             raise ValueError("uint8 inputs need the `input` that begin() was not given")

@@ -12,7 +12,7 @@ from modelyard.backends.base import Execution, OptimizerSettings, Snapshot
 from modelyard.backends.pytorch_average import TorchAverage
 from modelyard.backends.pytorch_check import check_model
 from modelyard.backends.pytorch_guests import Guest, take_in
-from modelyard.backends.pytorch_input import input_type
+from modelyard.backends.pytorch_input import given_form, taken_apart
 from modelyard.backends.pytorch_kernels import kernels_of
 from modelyard.backends.pytorch_lora import Adapted, add_adapters
 from modelyard.backends.pytorch_optimizer import Update, make_optimizer, treat
@@ -29,6 +29,7 @@ from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import ImageInput, NaturalInput, Signature
 from modelyard.spec.work import World
 from modelyard.tasks.base import Task
+from modelyard.tasks.parts import parts_of
 
 
 @dataclass(eq=False)
@@ -51,6 +52,8 @@ class TorchState:
     notes: tuple[str, ...]
     finish: tuple[torch.Tensor, torch.Tensor] | None
     """Scale and shift that make model form from pictures as they are stored."""
+    several: bool = False
+    """Samples have several parts: ``call`` takes their rows of bytes apart."""
     adapted: Adapted | None = None
     """Of a model with adapters: what a snapshot of it holds."""
     outline: nn.Module | None = None
@@ -118,15 +121,18 @@ def begin_training(
         )
     check_precision(settings.execution, device)
     call, notes = _called(model.to(device), settings)
-    unused = check_model(model, call, task.output_size, signature, device)
+    parts = parts_of(signature, spec)
+    call = taken_apart(call, model, parts)
+    unused = check_model(model, call, task.output_size, signature, parts, device)
     treated = treat(model, settings)  # layers that wait for their first input have weights by now
     if world.size > 1:
         make_equal(model)
+    shape, dtype = given_form(signature, parts)
     subject = Subject(
         model=model,
         call=call,
-        shape=tuple(size or 1 for size in signature.inputs[0].shape[1:]),
-        dtype=input_type(signature),
+        shape=shape,
+        dtype=dtype,
         device=device,
         reduce=reduce,
     )
@@ -152,6 +158,7 @@ def begin_training(
         parameters=parameters,
         notes=(*notes, *measured),
         finish=_finish(spec, device),
+        several=bool(parts),
         adapted=adapted,
         outline=outline,
     )

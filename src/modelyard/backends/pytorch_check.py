@@ -1,14 +1,15 @@
 """Does this model fit the task? Tried on zeros before anything else is done with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from modelyard.backends.pytorch_input import input_type
+from modelyard.backends.pytorch_input import sample_inputs, words_of
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import Signature
+from modelyard.tasks.parts import Part
 
 
 def check_model(
@@ -16,20 +17,24 @@ def check_model(
     forward: Callable[[torch.Tensor], Any],
     output_size: int,
     signature: Signature,
+    parts: Sequence[Part],
     device: torch.device,
 ) -> bool:
     """Refuse a model that does not fit; True where some parameters get no gradient from the output.
 
-    ``forward`` is the model, or what makes its inputs and outputs those of the signature.
+    ``forward`` is the model, or what makes its inputs and outputs those of the signature; of samples of
+    several ``parts`` it takes rows of bytes.
     """
-    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
+    given = words_of(signature)
     try:
         model.eval()
-        outputs = forward(torch.zeros(shape, dtype=input_type(signature), device=device))
+        outputs = forward(sample_inputs(signature, parts, 2, device))
     except Exception as error:
         raise ModelError(
-            f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {error}",
-            "make its first layers fit that shape",
+            f"the model cannot take {given}: {type(error).__name__}: {error}",
+            "make its first layers fit that shape"
+            if len(signature.inputs) == 1
+            else "let its forward take one dict, and its first layers fit those shapes",
         ) from error
     if not isinstance(outputs, torch.Tensor):
         raise ModelError(
@@ -38,7 +43,7 @@ def check_model(
         )
     if tuple(outputs.shape) != (2, output_size) or outputs.dtype != torch.float32:
         raise ModelError(
-            f"for an input of shape {shape} the model gave {_describe(outputs)}; "
+            f"for {given} the model gave {_describe(outputs)}; "
             f"this task needs float32 of shape (2, {output_size})",
             f"the last layer must have {output_size} output{'s' if output_size != 1 else ''}"
             if outputs.dtype == torch.float32

@@ -3,13 +3,14 @@
 import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from modelyard.backends.onnx_file import OPSET, first_line, quiet, write_onnx
 from modelyard.backends.pytorch_guests import take_in
-from modelyard.backends.pytorch_input import input_type
+from modelyard.backends.pytorch_input import Named
 from modelyard.spec.errors import ExportError
 from modelyard.spec.signature import Signature
 
@@ -24,15 +25,27 @@ def export_onnx(model: nn.Module, path: Path, signature: Signature) -> None:
     """
     still, _ = take_in(copy.deepcopy(model).cpu().eval())
     still.eval()
-    shape = (3, *(size or 1 for size in signature.inputs[0].shape[1:]))
+    given = tuple(
+        torch.zeros(
+            (3, *(size or 1 for size in tensor.shape[1:])), dtype=getattr(torch, tensor.dtype)
+        )
+        for tensor in signature.inputs
+    )
+    batch: Any = {0: torch.export.Dim("batch")}
+    axes: tuple[Any, ...] = (batch,)
+    if len(given) > 1:
+        still, axes = (
+            Named(still, [tensor.name for tensor in signature.inputs]),
+            ((batch,) * len(given),),
+        )
     try:
         with quiet():
             program = torch.onnx.export(
                 still,
-                (torch.zeros(shape, dtype=input_type(signature)),),
+                given,
                 input_names=[tensor.name for tensor in signature.inputs],
                 output_names=[tensor.name for tensor in signature.outputs],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=axes,
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,

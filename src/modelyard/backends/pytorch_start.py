@@ -12,9 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from modelyard.backends.base import Weight
 from modelyard.backends.pytorch_guests import is_transformers, take_in
-from modelyard.backends.pytorch_input import input_type
+from modelyard.backends.pytorch_input import sample_inputs, taken_apart, words_of
 from modelyard.spec.errors import ModelError
 from modelyard.spec.signature import Signature
+from modelyard.tasks.parts import parts_of
 
 
 def weights_of(model: object, signature: Signature) -> tuple[Weight, ...]:
@@ -80,12 +81,13 @@ def library_tensors(model: object, folder: Path) -> dict[str, NDArray[Any]] | No
 
 def _make_weights(model: nn.Module, signature: Signature) -> None:
     """Lazy layers make theirs when they see an input."""
-    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
+    parts = parts_of(signature, None)
     try:
         with torch.no_grad():
-            take_in(model.eval())[0](torch.zeros(shape, dtype=input_type(signature)))
+            call = taken_apart(take_in(model.eval())[0], model, parts)
+            call(sample_inputs(signature, parts, 2, torch.device("cpu")))
     except Exception as error:
         raise ModelError(
-            f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {error}",
+            f"the model cannot take {words_of(signature)}: {type(error).__name__}: {error}",
             "make its first layers fit that shape",
         ) from error

@@ -26,10 +26,11 @@ from modelyard.backends.imports import local_files, local_names
 from modelyard.spec.errors import MissingExtraError, ModelError, did_you_mean, nearest
 from modelyard.spec.losses import is_own, metric_name
 from modelyard.spec.records import TaskSpec
-from modelyard.spec.signature import NaturalInput, Signature, TableInput
+from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.store.files import digest_bytes, digest_file
 from modelyard.tasks import open_task
 from modelyard.tasks.own_loss import OwnLoss
+from modelyard.tasks.parts import columns_of
 
 _OURS = Path(families.__file__).parent
 
@@ -47,29 +48,30 @@ def build_model(
     """The model that ``build`` makes: a built-in's full name, or ``module:function`` in the folder ``root``.
 
     The function is called with those it declares of ``input_shape`` (tuple of int, without the
-    batch), ``outputs`` (int), ``classes`` (tuple of str), ``vocabulary`` (int, for texts only:
-    tokens are less than it), ``columns`` (for tables only, where ``natural`` is given: name and number of
-    features of each column, in order) and ``seed`` (int, for frameworks that have no global one), and with
+    batch; of samples of several parts ``input_shapes``, a shape for each name), ``outputs`` (int),
+    ``classes`` (tuple of str), ``vocabulary`` (int, for texts only: tokens are less than it),
+    ``columns`` (for tables only, where ``natural`` is given: name and number of features of each
+    column, in order) and ``seed`` (int, for frameworks that have no global one), and with
     ``args``.
     Raises ModelError naming the user's file and line.
     """
-    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
-    columns: tuple[tuple[str, int], ...] = ()
-    if isinstance(natural, TableInput):
-        columns = tuple((column.name, column.width) for column in natural.columns)
+    shapes = {t.name: tuple(size or 1 for size in t.shape[1:]) for t in signature.inputs}
+    shape = next(iter(shapes.values()))
+    columns = columns_of(natural)
+    vocabulary = max(tensor.below or 0 for tensor in signature.inputs)
     offered: dict[str, Any] = {
-        "input_shape": shape,
+        **({"input_shapes": shapes} if len(shapes) > 1 else {"input_shape": shape}),
         "outputs": open_task(task).output_size,
         "classes": task.classes,
         "seed": seed,
     }
-    if signature.inputs[0].below is not None:
-        offered["vocabulary"] = signature.inputs[0].below
+    if vocabulary:
+        offered["vocabulary"] = vocabulary
     if columns:
         offered["columns"] = columns
     if build in BUILT_IN_MODELS:
-        vocabulary = signature.inputs[0].below or 0
-        families.check(build, args, shape, vocabulary=vocabulary, columns=columns)
+        given = shapes if len(shapes) > 1 else shape
+        families.check(build, args, given, vocabulary=vocabulary, columns=columns)
         return _call(families.function_of(build), build, args, offered, _OURS)
     file, module_name, name = _locate(root, build)
     with _project_modules(root):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelyard.bundle.format import GOLDEN, MODEL, BundleManifest
+from modelyard.data.mixed import column_names
 from modelyard.spec.records import Dataset, Run
-from modelyard.spec.signature import ImageInput, TableInput, TextInput
+from modelyard.spec.signature import ImageInput, MixedInput, TableInput, TextInput
 
 _WORST = 5
 _LIMITS = """\
@@ -90,6 +91,8 @@ def _task_name(manifest: BundleManifest) -> str:
         return f"image-{kind}"
     if isinstance(manifest.input, TextInput):
         return f"text-{kind}"
+    if isinstance(manifest.input, MixedInput):
+        return f"multimodal-{kind}"
     return f"tabular-{kind}"
 
 
@@ -112,6 +115,11 @@ def _signature(manifest: BundleManifest) -> str:
         takes = f"a table's row with the columns {names}"
     elif isinstance(manifest.input, TextInput):
         takes = f"a text, of which the first {manifest.input.length} {manifest.input.tokens} count"
+    elif isinstance(manifest.input, MixedInput):
+        names = ", ".join(f"`{_text(name)}`" for name in column_names(manifest.input))
+        takes = f"a row with the columns {names}"
+        if manifest.input.image:
+            takes += f" (`{_text(manifest.input.image_column)}`: a picture's file in base64)"
     else:
         takes = f"numbers in nested lists of shape {list(manifest.input.shape)}"
     rows = [
@@ -223,8 +231,12 @@ def _usage(manifest: BundleManifest) -> str:
     image = isinstance(manifest.input, ImageInput)
     sample = manifest.samples[0].file if manifest.samples else "sample.json"
     sent = f"-F file=@{sample}" if image else f"-H 'content-type: application/json' -d @{sample}"
-    tensor = manifest.signature.inputs[0]
-    shape = ", ".join("1" if size is None else str(size) for size in tensor.shape)
+    tensors = manifest.signature.inputs
+    zeros = [
+        f"np.zeros(({', '.join('1' if n is None else str(n) for n in t.shape)}), dtype=np.{t.dtype})"
+        for t in tensors
+    ]
+    given = ", ".join(f'"{t.name}": {z}' for t, z in zip(tensors, zeros, strict=True))
     return f"""\
 Behind a running service (`yard up`), with a sample of this bundle:
 
@@ -239,8 +251,8 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{MODEL}")
-inputs = np.zeros(({shape}), dtype=np.{tensor.dtype})
-[outputs] = session.run(None, {{"{tensor.name}": inputs}})
+inputs = {{{given}}}
+[outputs] = session.run(None, inputs)
 ```"""
 
 

@@ -42,6 +42,7 @@ from modelyard.bundle.format import (
     BundleManifest,
     Sample,
 )
+from modelyard.bundle.golden import close, golden_tensors
 from modelyard.bundle.verify import measure_parity, verify
 from modelyard.data.dataset import Split, natural_samples, open_split
 from modelyard.data.preprocess import encode
@@ -255,13 +256,11 @@ def _write_golden(folder: Path, trained: _Trained, dataset: Dataset) -> tuple[Sa
     naturals = natural_samples(dataset)[:GOLDEN_SAMPLES]
     if naturals:
         inputs = encode(dataset.input, [item for _, item, _ in naturals])
-        _check_encoding(inputs, naturals[0][0], trained.split)
+        _check_encoding(inputs, naturals[0][0], trained)
     else:
         inputs, _ = trained.split.batch(np.arange(min(GOLDEN_SAMPLES, len(trained.split))))
     outputs = trained.outputs(inputs)
-    (folder / GOLDEN).write_bytes(
-        save({"inputs": np.ascontiguousarray(inputs), "outputs": np.ascontiguousarray(outputs)})
-    )
+    (folder / GOLDEN).write_bytes(save(golden_tensors(trained.signature, inputs, outputs)))
     (folder / SAMPLES).mkdir()
     answers = open_task(dataset.task).decode(outputs)
     samples = []
@@ -272,17 +271,17 @@ def _write_golden(folder: Path, trained: _Trained, dataset: Dataset) -> tuple[Sa
     return tuple(samples)
 
 
-def _check_encoding(inputs: NDArray[np.float32], file: str, split: Split) -> None:
+def _check_encoding(inputs: NDArray[Any], file: str, trained: _Trained) -> None:
     """The first sample, read as the service will read it, must be what training saw.
 
     Only looked for where the split is small enough to be searched whole.
     """
+    split = trained.split
     if len(split) > _SEARCHED:
         return
     for start in range(0, len(split), 256):
         rows, _ = split.batch(np.arange(start, min(start + 256, len(split))))
-        near = np.isclose(rows, inputs[0], atol=1e-6).reshape(len(rows), -1)
-        if near.all(axis=1).any():
+        if close(trained.signature, rows, inputs[:1]).any():
             return
     raise ExportError(
         f"the sample {file} becomes another input for the service than it was in training",

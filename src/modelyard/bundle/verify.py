@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.bundle.format import GOLDEN, MODEL, BundleManifest, read_manifest
+from modelyard.bundle.format import MODEL, BundleManifest, read_manifest
+from modelyard.bundle.golden import close, read_golden
 from modelyard.data.preprocess import encode
 from modelyard.spec.errors import DataError, ExportError, MissingExtraError, StoreError
 from modelyard.spec.records import Parity
 from modelyard.spec.signature import Signature
+from modelyard.tasks.parts import by_name
 
 _CHUNK = 64
 _REPEATS, _SECONDS = 21, 1.0
@@ -34,7 +36,7 @@ class ExportedModel:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        self._input, self._output = signature.inputs[0].name, signature.outputs[0].name
+        self._signature, self._output = signature, signature.outputs[0].name
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -43,10 +45,10 @@ class ExportedModel:
             raise _refused(path, error) from error
         self._path = path
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, *shape) -> (n, output_size). Raises ExportError where the model cannot take ``inputs``."""
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Model form -> (n, output_size). Raises ExportError where the model cannot take ``inputs``."""
         try:
-            outputs = self._session.run([self._output], {self._input: inputs})
+            outputs = self._session.run([self._output], by_name(self._signature, inputs))
         except Exception as error:
             raise _refused(self._path, error) from error
         answer: NDArray[np.float32] = np.asarray(outputs[0])
@@ -76,7 +78,7 @@ def largest_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
 
 
 def compare(
-    model: Path, signature: Signature, inputs: NDArray[np.float32], outputs: NDArray[np.float32]
+    model: Path, signature: Signature, inputs: NDArray[Any], outputs: NDArray[np.float32]
 ) -> float:
     """``largest_error`` of the file ``model`` on ``inputs``, whose right answers are ``outputs``.
 
@@ -88,8 +90,8 @@ def compare(
 def measure_parity(
     model: Path,
     signature: Signature,
-    inputs: NDArray[np.float32],
-    evaluate: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    inputs: NDArray[Any],
+    evaluate: Callable[[NDArray[Any]], NDArray[np.float32]],
     *,
     framework: str,
     limit: float,
@@ -120,7 +122,7 @@ def verify(folder: Path) -> Parity:
     bundle is damaged.
     """
     manifest = read_manifest(folder)
-    inputs, outputs = read_golden(folder)
+    inputs, outputs = read_golden(folder, manifest.signature)
     model = folder / MODEL
     if not model.is_file():
         raise StoreError(f"{folder} holds no {MODEL}", _DAMAGED)
@@ -138,29 +140,7 @@ def verify(folder: Path) -> Parity:
     return _within(parity, str(folder))
 
 
-def read_golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A bundle's golden inputs and outputs. Raises StoreError where they are missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    path = folder / GOLDEN
-    try:
-        tensors = load(path.read_bytes())
-        inputs, outputs = tensors["inputs"], tensors["outputs"]
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} is damaged: {error}", _DAMAGED) from error
-    except KeyError as error:
-        raise StoreError(f"{path} is damaged: it holds no {error}", _DAMAGED) from error
-    if not len(inputs) or len(inputs) != len(outputs):
-        raise StoreError(
-            f"{path} is damaged: {len(inputs)} inputs and {len(outputs)} outputs", _DAMAGED
-        )
-    return inputs, outputs
-
-
-def _compare(
-    exported: ExportedModel, inputs: NDArray[np.float32], outputs: NDArray[np.float32]
-) -> float:
+def _compare(exported: ExportedModel, inputs: NDArray[Any], outputs: NDArray[np.float32]) -> float:
     parts = [inputs[start : start + _CHUNK] for start in range(0, len(inputs), _CHUNK)]
     together = np.concatenate([exported(part) for part in parts])
     few = min(4, len(inputs))
@@ -168,17 +148,18 @@ def _compare(
     return max(largest_error(outputs, together), largest_error(outputs[:few], alone))
 
 
-def _check_samples(folder: Path, manifest: BundleManifest, golden: NDArray[np.float32]) -> None:
+def _check_samples(folder: Path, manifest: BundleManifest, golden: NDArray[Any]) -> None:
     """The natural samples must still become the golden inputs."""
     for number, sample in enumerate(manifest.samples):
         path = folder / sample.file
         try:
             content = path.read_bytes()
             item = msgspec.json.decode(content) if path.suffix == ".json" else content
-            [encoded] = encode(manifest.input, [item])
+            encoded = encode(manifest.input, [item])
         except (OSError, msgspec.DecodeError, DataError) as error:
             raise StoreError(f"{path} is damaged: {error}", _DAMAGED) from error
-        if number >= len(golden) or not np.allclose(encoded, golden[number], atol=1e-6):
+        same = golden[number : number + 1]
+        if not len(same) or not close(manifest.signature, encoded, same).all():
             raise ExportError(
                 f"{path} becomes another input than when the model was exported",
                 "pillow or numpy may have changed: export the model again with `yard up`",

@@ -18,6 +18,7 @@ from modelyard.spec.signature import (
     BooleanColumn,
     CategoricalColumn,
     ImageInput,
+    MixedInput,
     NaturalInput,
     TableInput,
     TensorInput,
@@ -46,9 +47,11 @@ def augment_mistakes(
         TableInput: "tables",
         TensorInput: "arrays",
         TextInput: "texts",
+        MixedInput: "samples of several parts",
     }
     kind, numbers = kinds[type(spec)], isinstance(spec, TableInput | TensorInput)
-    pictures = isinstance(spec, ImageInput) or len(spec.shape) == 3
+    shape = () if isinstance(spec, MixedInput) else spec.shape
+    pictures = len(shape) == 3
     place = "images or arrays of shape (channels, height, width)"
     works = {
         "flip": (pictures, place),
@@ -67,12 +70,12 @@ def augment_mistakes(
             yield Mistake(where, f"is not for {kind}", needs, "", "yard.toml")
         elif name in ("mixup", "cutmix") and not classes:
             yield Mistake(where, "blends labels, which a regression has not", "0", "", "yard.toml")
-    if pictures and section.crop >= min(spec.shape[-2:]):
+    if pictures and section.crop >= min(shape[-2:]):
         yield Mistake(
             "train.augment.crop",
             f"a border of {section.crop} pixels could leave nothing of a picture of "
-            f"{spec.shape[-2]} x {spec.shape[-1]}",
-            f"less than {min(spec.shape[-2:])}",
+            f"{shape[-2]} x {shape[-1]}",
+            f"less than {min(shape[-2:])}",
             "",
             "yard.toml",
         )

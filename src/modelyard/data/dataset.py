@@ -24,7 +24,7 @@ from modelyard.spec.errors import DataError, StoreError, UsageError, from_os_err
 from modelyard.spec.losses import LOSSES
 from modelyard.spec.project import Project
 from modelyard.spec.records import Dataset
-from modelyard.spec.signature import ImageInput, NaturalInput
+from modelyard.spec.signature import ImageInput, MixedInput, NaturalInput
 from modelyard.spec.urls import local_path, printable
 from modelyard.store import Store
 from modelyard.store.files import lock, new_folder
@@ -170,18 +170,20 @@ class Split:
         return finish(self.spec, inputs), targets
 
     def stored(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As ``batch``, but images as they are stored: uint8, for the backend to finish on its device.
+        """As ``batch``, but images, and rows of several parts, as they are stored: for the backend to finish.
 
         The arrays are the caller's own.
         """
-        if isinstance(self.spec, ImageInput):
+        if isinstance(self.spec, ImageInput | MixedInput):
             return self._rows(positions)
         return self.batch(positions)
 
     def stored_inputs(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The inputs of ``stored``, by places in the whole arrays: ``positions[places in the split]``."""
         inputs = self._gather(rows)
-        return inputs if isinstance(self.spec, ImageInput) else finish(self.spec, inputs)
+        return (
+            inputs if isinstance(self.spec, ImageInput | MixedInput) else finish(self.spec, inputs)
+        )
 
     def _rows(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         rows = self.positions.take(positions)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -49,10 +49,18 @@ class Read:
     """Row in the source -> why."""
 
 
+class Raw(Protocol):
+    """What gives samples in raw form: a source, or one part of what a source gives."""
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """See ``Source``."""
+        ...
+
+
 class Material(ABC):
     """One kind of sample. First ``read``; then, once the splits are known, ``fit`` and the rest."""
 
-    def __init__(self, source: Source, schema: Schema, data: DataSection, folder: Path) -> None:
+    def __init__(self, source: Raw, schema: Schema, data: DataSection, folder: Path) -> None:
         self.source, self.schema, self.data = source, schema, data
         self.path = folder / "inputs.npy"
 
@@ -216,6 +224,10 @@ def open_material(source: Source, data: DataSection, folder: Path) -> Material:
         from modelyard.data.text_material import TextMaterial
 
         kinds["text"] = TextMaterial
+    if schema.kind == "mixed":
+        from modelyard.data.mixed_material import MixedMaterial
+
+        kinds["mixed"] = MixedMaterial
     if schema.kind == "image" and data.keep == "files":
         from modelyard.data.packed_material import PackedImageMaterial
 
@@ -223,7 +235,7 @@ def open_material(source: Source, data: DataSection, folder: Path) -> Material:
     return kinds[schema.kind](source, schema, data, folder)
 
 
-def take(source: Source, rows: Positions) -> Rows:
+def take(source: Raw, rows: Positions) -> Rows:
     """These rows (sorted) of the source; a slice of it where they follow one another."""
     first, last = int(rows[0]), int(rows[-1]) + 1
     chunk = source.rows(first, last)

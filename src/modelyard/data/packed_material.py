@@ -13,7 +13,7 @@ from modelyard.data.decoders import Decoders, Slice
 from modelyard.data.digest import digest_values
 from modelyard.data.material import ImageMaterial, Positions, Read, Say, chunks
 from modelyard.data.packed import PACK, PLACES, PackedPictures, PackWriter
-from modelyard.data.sources.base import unfitted_image
+from modelyard.data.sources.base import Source, unfitted_image
 from modelyard.spec.cores import available_cores
 from modelyard.spec.errors import DataError
 from modelyard.spec.signature import ImageInput
@@ -84,9 +84,12 @@ class PackedImageMaterial(ImageMaterial):
     ) -> tuple[Positions, Sequence[bytes]]:
         """The files' bytes, and the rows of those that could be read."""
 
+        source = self.source
+        assert isinstance(source, Source)
+
         def content(row: int) -> bytes | str:
             try:
-                return self.source.natural(row)[1]
+                return source.natural(row)[1]
             except DataError as error:
                 return error.what
 

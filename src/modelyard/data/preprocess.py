@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.data.image_file import decode_image
+from modelyard.data.mixed import arrays_of_rows, column_names
 from modelyard.data.pixels import FORMATS, MEDIA_TYPES
 from modelyard.data.table_row import EXPECTED, encode_rows, kind_of
 from modelyard.data.text import encode_texts
@@ -21,11 +22,13 @@ from modelyard.spec.signature import (
     CategoricalColumn,
     Column,
     ImageInput,
+    MixedInput,
     NaturalInput,
     TableInput,
     TensorInput,
     TextInput,
 )
+from modelyard.tasks.parts import finished_parts, pack, stored_parts, unpack
 
 _TEXT_OBJECT = {
     "type": "object",
@@ -38,7 +41,9 @@ _TEXT_OBJECT = {
 def encode(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
     """Natural input -> model form, float32 ``(n, *spec.shape)``; int64 for texts.
 
-    Items are image files as bytes, rows ``{column: value}``, nested lists of numbers, or texts.
+    Items are image files as bytes, rows ``{column: value}``, nested lists of numbers, or texts. Of
+    samples of several parts they are rows too, the picture in its column as bytes or base64, and what
+    comes out is uint8 ``(n, bytes of a row)``: see ``modelyard.tasks.parts``.
     Raises DataError naming the item, the field, the value and what was expected.
     """
     return finish(spec, store_form(spec, items))
@@ -46,6 +51,8 @@ def encode(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
 
 def store_form(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
     """Natural input -> the form that prepared arrays hold: uint8 for images, int32 for texts, else float32."""
+    if isinstance(spec, MixedInput):
+        return pack(stored_parts(spec), arrays_of_rows(spec, items))
     if isinstance(spec, TextInput):
         return encode_texts(spec, items)
     if isinstance(spec, TableInput):
@@ -66,6 +73,10 @@ def store_form(spec: NaturalInput, items: Sequence[Any]) -> NDArray[Any]:
 
 def finish(spec: NaturalInput, stored: NDArray[Any]) -> NDArray[Any]:
     """Stored form -> model form, both ``(n, *spec.shape)``; whole-array arithmetic in float32."""
+    if isinstance(spec, MixedInput):
+        arrays = unpack(stored_parts(spec), stored)
+        finished = {name: finish(part, arrays[name]) for name, part in spec.parts.items()}
+        return pack(finished_parts(spec), finished)
     if isinstance(spec, TextInput):
         return stored.astype(np.int64)
     if isinstance(spec, TableInput):
@@ -101,16 +112,15 @@ def describe(spec: NaturalInput) -> dict[str, Any]:
             "example": "image.png",
         }
     if isinstance(spec, TableInput):
+        schema, example = _table_schema(spec)
         return {
             "kind": "table",
             "summary": f"one row: an object with {len(spec.columns)} columns; null where a value is missing",
-            "schema": {
-                "type": "object",
-                "properties": {column.name: _column_schema(column) for column in spec.columns},
-                "required": [column.name for column in spec.columns],
-            },
-            "example": {column.name: _example(column) for column in spec.columns},
+            "schema": schema,
+            "example": example,
         }
+    if isinstance(spec, MixedInput):
+        return _describe_mixed(spec)
     if isinstance(spec, TextInput):
         return {
             "kind": "text",
@@ -127,6 +137,47 @@ def describe(spec: NaturalInput) -> dict[str, Any]:
         if np.prod(spec.shape) <= 4096
         else f"zeros{list(spec.shape)}",
     }
+
+
+def _describe_mixed(spec: MixedInput) -> dict[str, Any]:
+    """One object of all columns; what a table needs not is a string."""
+    schema, example = _table_schema(spec.table) if spec.table else ({"properties": {}}, {})
+    own: dict[str, Any] = {}
+    if spec.image is not None:
+        own[spec.image_column] = {
+            "type": "string",
+            "contentEncoding": "base64",
+            "description": f"an image file ({', '.join(FORMATS)}) in base64; it is resized to "
+            f"{spec.image.width} × {spec.image.height} pixels",
+        }
+        example = {spec.image_column: "iVBORw0KGgo…", **example}
+    if spec.text is not None:
+        own[spec.text_column] = {
+            "type": "string",
+            "description": f"a text, of which the first {spec.text.length} {spec.text.tokens} count",
+        }
+        example = {spec.text_column: "a text", **example}
+    names = column_names(spec)
+    return {
+        "kind": "mixed",
+        "summary": f"one row: an object with the columns {', '.join(names)}"
+        + (f"; {spec.image_column} is a picture's file in base64" if spec.image else ""),
+        "schema": {
+            "type": "object",
+            "properties": own | schema["properties"],
+            "required": names,
+        },
+        "example": example,
+    }
+
+
+def _table_schema(spec: TableInput) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of one row: its JSON schema, and an example."""
+    return {
+        "type": "object",
+        "properties": {column.name: _column_schema(column) for column in spec.columns},
+        "required": [column.name for column in spec.columns],
+    }, {column.name: _example(column) for column in spec.columns}
 
 
 def _image(spec: ImageInput, item: Any) -> NDArray[np.uint8]:

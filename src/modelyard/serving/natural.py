@@ -15,7 +15,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from modelyard.data.preprocess import describe
 from modelyard.spec.errors import RequestError
-from modelyard.spec.signature import ImageInput, NaturalInput, TableInput, TensorInput, TextInput
+from modelyard.spec.signature import (
+    ImageInput,
+    MixedInput,
+    NaturalInput,
+    TableInput,
+    TensorInput,
+    TextInput,
+)
 
 
 class WrongKind(RequestError):
@@ -161,6 +168,8 @@ def _example(natural: NaturalInput) -> str:
     if isinstance(natural, ImageInput):
         return f"send {summary}, e.g. curl --data-binary @picture.png or curl -F file=@picture.png"
     form = '{"row": …}, {"rows": […]}'
+    if isinstance(natural, MixedInput):
+        return f"send {form} as JSON; {summary}"
     if isinstance(natural, TextInput):
         return f'send {{"text": "…"}}, {{"rows": […]}}, or the text itself as text/plain; {summary}'
     more = ", or CSV with a header" if isinstance(natural, TableInput) else ""

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from modelyard.bundle.format import GOLDEN, BundleManifest, Sample, read_manifest
+from modelyard.bundle.golden import golden_of
 from modelyard.data.preprocess import encode
 from modelyard.serving.batcher import Batcher, DeadlineExceeded, Tensors
 from modelyard.serving.metrics import Metrics
@@ -29,6 +30,7 @@ from modelyard.spec.errors import DataError, RequestError, ServingError, nearest
 from modelyard.spec.plugins import load as load_plugin
 from modelyard.spec.signature import Signature, Tensor
 from modelyard.tasks import open_task
+from modelyard.tasks.parts import by_name
 
 _STALL_SECONDS = 120.0
 """A single call of the model that takes longer counts as stuck."""
@@ -120,7 +122,7 @@ class Plane:
 
     async def prove(self) -> None:
         """Become ready by answering what the bundle recorded. Raises ServingError where an answer differs."""
-        golden_inputs, golden_outputs = _golden(self.folder)
+        golden_inputs, golden_outputs = _golden(self.folder, self.signature)
         await self._prove_tensors(golden_inputs, golden_outputs)
         for sample in self.manifest.samples:
             await self._prove_sample(sample)
@@ -159,10 +161,10 @@ class Plane:
                 tensor = await self._encode(items)
         except TimeoutError:
             raise DeadlineExceeded("the input could not be read in time", "send less") from None
-        outputs = await self._submit({self.signature.inputs[0].name: tensor}, deadline)
+        outputs = await self._submit(by_name(self.signature, tensor), deadline)
         return self._task.decode(outputs[self.signature.outputs[0].name])
 
-    async def _encode(self, items: list[Any]) -> NDArray[np.float32]:
+    async def _encode(self, items: list[Any]) -> NDArray[Any]:
         size = sum(len(item) for item in items if isinstance(item, (bytes, dict, list)))
         try:
             if size <= _INLINE_BYTES:
@@ -178,15 +180,13 @@ class Plane:
             self.metrics.answers(outputs[self.signature.outputs[0].name])
         return outputs
 
-    async def _prove_tensors(
-        self, inputs: NDArray[np.float32], expected: NDArray[np.float32]
-    ) -> None:
+    async def _prove_tensors(self, inputs: NDArray[Any], expected: NDArray[np.float32]) -> None:
         """All rows at once, then each alone: batching must not change an answer."""
-        name, output = self.signature.inputs[0].name, self.signature.outputs[0].name
+        output = self.signature.outputs[0].name
         deadline = time.monotonic() + _PROOF_SECONDS  # the first calls of a runtime may be slow
-        together = (await self._submit({name: inputs}, deadline))[output]
+        together = (await self._submit(by_name(self.signature, inputs), deadline))[output]
         alone = [
-            (await self._submit({name: inputs[i : i + 1]}, deadline))[output]
+            (await self._submit(by_name(self.signature, inputs[i : i + 1]), deadline))[output]
             for i in range(len(inputs))
         ]
         for how, answer in (("together", together), ("one by one", np.concatenate(alone))):
@@ -310,11 +310,10 @@ def describe(tensor: Tensor) -> str:
     return f"{tensor.dtype} [{', '.join(sizes)}]"
 
 
-def _golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _golden(folder: Path, signature: Signature) -> tuple[NDArray[Any], NDArray[np.float32]]:
     path = folder / GOLDEN
     try:
-        tensors = load_file(path)
-        inputs, outputs = tensors["inputs"], tensors["outputs"]
+        inputs, outputs = golden_of(signature, load_file(path))
     except (OSError, KeyError, SafetensorError) as error:
         raise ServingError(
             f"the bundle is damaged: {path} cannot be read: {error}", _EXPORT_AGAIN

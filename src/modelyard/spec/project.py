@@ -56,8 +56,17 @@ class DataSection(Section):
     )
     text: str = Field(
         "",
-        description="csv, jsonl, parquet, arrow: the column whose text is the whole input; "
-        'the source "text" needs none.',
+        description="csv, jsonl, parquet, arrow: the column whose text is the whole input, or with data.image "
+        'or data.fuse a part of it; the source "text" needs none.',
+    )
+    image: str = Field(
+        "",
+        description="csv, jsonl, parquet, arrow: the column that names each row's picture, a file in the folder "
+        "data.path; a sample is then the picture, the text of data.text if there is one, and all other columns.",
+    )
+    fuse: bool = Field(
+        False,
+        description="With data.text: a sample is the text and all other columns; data.image needs none of this.",
     )
     tokens: Literal["words", "bytes"] = Field(
         "words",
@@ -82,6 +91,11 @@ class DataSection(Section):
     missing_target: Literal["error", "drop"] = Field(
         "error", description="Tables: what to do with rows without a label."
     )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a sample has several parts: a picture, a text, columns."""
+        return bool(self.image) or self.fuse
 
 
 class ModelSection(Section):

@@ -11,6 +11,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from modelyard.spec.data_checks import data_mistakes
 from modelyard.spec.errors import Mistake, NotFoundError, ProjectError, nearest
 from modelyard.spec.lines import locate
 from modelyard.spec.other_names import other_name
@@ -314,6 +315,7 @@ def _cross_checks(
             "says nothing without a price",
             "train.price_per_worker_hour beside it, e.g. 2.50",
         )
+    yield from data_mistakes(merged.get, merged.mistake)
     yield from training_mistakes(merged.get, merged.mistake)
     yield from task_mistakes(merged.get, merged.mistake, root)
     yield from _paths(merged, root)

@@ -138,5 +138,26 @@ class TextInput(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
         return 257 if self.tokens == "bytes" else len(self.words) + 2
 
 
-NaturalInput = ImageInput | TableInput | TensorInput | TextInput
+class MixedInput(msgspec.Struct, frozen=True, kw_only=True, tag="mixed"):
+    """A row of a table whose columns are of several kinds: a picture, a text, and those of a table.
+
+    At least two parts. Each is a tensor of its own for the model, named as here; how they lie side by
+    side in stored form is told in ``modelyard.tasks.parts``.
+    """
+
+    image: ImageInput | None = None
+    text: TextInput | None = None
+    table: TableInput | None = None
+    image_column: str = ""
+    """What a caller names the picture: in JSON the file's bytes as base64."""
+    text_column: str = ""
+
+    @property
+    def parts(self) -> "dict[str, ImageInput | TextInput | TableInput]":
+        """Those that are there, in the order of the model's inputs."""
+        named = {"image": self.image, "text": self.text, "table": self.table}
+        return {name: part for name, part in named.items() if part is not None}
+
+
+NaturalInput = ImageInput | TableInput | TensorInput | TextInput | MixedInput
 """How plain input becomes the model's tensor; fitted on the training split only, kept in the bundle."""

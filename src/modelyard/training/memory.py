@@ -31,7 +31,8 @@ class Memory(Record, frozen=True, kw_only=True):
 def model_key(order: WorkOrder, code: str) -> str:
     """Names what needs the memory: the model with its arguments, its input, and how it is computed."""
     section = order.section
-    shape = order.signature.inputs[0].shape
+    shapes = [tensor.shape for tensor in order.signature.inputs]
+    shape = shapes if len(shapes) > 1 else shapes[0]
     how: list[str] = [section.precision, section.parallel, section.optimizer.name]
     how += ["gradient checkpointing"] if section.gradient_checkpointing else []
     content = msgspec.json.encode([order.build, order.args, code, shape, how], order="sorted")

@@ -22,6 +22,9 @@ _TOKENS = "texts: tokens (length,), 0 where a text has ended"
 _SEQUENCES = f"{_TOKENS}; or numbers (time, features)"
 _ANYTHING = "anything: it is flattened"
 _TABLE = "rows of a table"
+_PARTS = "samples of several parts: a picture, a text, columns (data.image, data.fuse)"
+Shapes = dict[str, tuple[int, ...]]
+"""Of each part of a sample, by its name."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,18 @@ FAMILIES: dict[str, Family] = {
             "width": count(32, "numbers that a tower gives"),
         },
     ),
+    "fusion": Family(
+        "an encoder for each part, and two dense layers on what these say together",
+        _PARTS,
+        "fusion",
+        {
+            "width": count(64, "numbers that each part's encoder gives; of texts also a word's numbers"),
+            "channels": counts((32, 64), "of each convolution over the picture, which is followed by halving"),
+            "hidden": count(128, "numbers in the dense layer on top of all parts"),
+            "dropout": share(0.0, "share of numbers left out before the last layer in a training step"),
+        },
+        rule=_enough_pixels,
+    ),
     "cnn-small": Family(
         "the old name of cnn", _PICTURES, "pictures", _CNN, ("pytorch",), "cnn", _enough_pixels
     ),
@@ -182,7 +197,7 @@ def function_of(full_name: str) -> Callable[..., object]:
 def check(
     full_name: str,
     args: dict[str, Any],
-    input_shape: tuple[int, ...],
+    input_shape: tuple[int, ...] | Shapes,
     *,
     vocabulary: int = 0,
     columns: tuple[tuple[str, int], ...] = (),
@@ -206,7 +221,8 @@ def check(
     if family.takes == _TABLE:
         _check_columns(name, args, [column for column, _ in columns])
     whole = {key: arg.default for key, arg in family.args.items()} | args
-    if complaint := family.rule(whole, input_shape):
+    picture = input_shape.get("image") if isinstance(input_shape, dict) else input_shape
+    if picture and (complaint := family.rule(whole, picture)):
         raise ModelError(
             f"{name}: {complaint}",
             f"change model.args; it takes: {', '.join(family.args)}",
@@ -216,16 +232,24 @@ def check(
 def _check_input(
     name: str,
     family: Family,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | Shapes,
     vocabulary: int,
     columns: tuple[tuple[str, int], ...],
 ) -> None:
+    if isinstance(shape, dict):
+        if family.takes != _PARTS:
+            raise ModelError(
+                f"{name} takes {family.takes}; a sample of this data has several parts: {', '.join(shape)}",
+                "use fusion, or a function of your own, whose model is given a dict of them",
+            )
+        return
     fits = {
         _PICTURES: len(shape) == 3 and not vocabulary,
         _TOKENS: bool(vocabulary),
         _SEQUENCES: bool(vocabulary) or len(shape) == 2,
         _ANYTHING: not vocabulary,
         _TABLE: bool(columns),
+        _PARTS: False,
     }
     if fits[family.takes]:
         return

@@ -60,10 +60,14 @@ class ColumnSchema:
 class Schema:
     """What a sample is."""
 
-    kind: Literal["image", "table", "tensor", "text"]
+    kind: Literal["image", "table", "tensor", "text", "mixed"]
     shape: tuple[int, ...] = ()
-    """image: (channels, height, width) after resizing; tensor: the sample's shape; table and text: empty."""
+    """image: (channels, height, width) after resizing; tensor: the sample's shape; all others: empty."""
     columns: tuple[ColumnSchema, ...] = ()
+    image: str = ""
+    """mixed: the column of pictures, or none."""
+    text: str = ""
+    """mixed: the column of texts, or none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Rows:
 
     values: NDArray[Any] | dict[str, NDArray[Any]]
     """image: uint8 (n, *shape); tensor: float32 (n, *shape); table: for each column float64 (n,)
-    with NaN where it is missing (boolean: 1, 0), categorical int32 (n,) with -1; text: objects (n,), str."""
+    with NaN where it is missing (boolean: 1, 0), categorical int32 (n,) with -1; text: objects (n,), str;
+    mixed: for each column as in a table, texts as objects, and of pictures the paths of their files."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Place in this slice -> why it cannot be read; its values are zeros."""
 

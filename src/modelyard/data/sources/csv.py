@@ -31,12 +31,13 @@ from modelyard.data.sources.columns import (
     text_in_numbers,
 )
 from modelyard.data.sources.csv_lines import Record, read_records
+from modelyard.data.sources.mixed import Mixed, open_mixed, own_columns
 from modelyard.data.sources.shards import SUFFIXES, unused_files
 from modelyard.data.sources.table import (
     CellError,
     Table,
+    check_column,
     check_names,
-    check_text,
     choose_columns,
 )
 from modelyard.data.sources.texts import Texts
@@ -113,7 +114,11 @@ class Csv(Source):
             for scan in self._scanned.columns
             if scan.missing and scan.name in kept
         ]
-        return (*unused_files(self._place, self._names), *self._content[0].findings, *gaps)
+        return (
+            *unused_files(self._place, self._names, self.data),
+            *self._content[0].findings,
+            *gaps,
+        )
 
     @cached_property
     def _place(self) -> Place:
@@ -167,10 +172,11 @@ class Csv(Source):
         lines = array("q")
         starts: list[int] = []
         lost: list[Lost] = []
+        unseen = {self.data.target, *own_columns(self.data).values()}
         for chunk in self._chunks():
             starts += [len(lines)] * (chunk.file + 1 - len(starts))
             for scan, cells in zip(scans, chunk.columns, strict=True):
-                if scan.name != self.data.target:
+                if scan.name not in unseen:
                     scan.see(cells, len(lines))
             lines.extend(chunk.lines)
             lost += [
@@ -191,7 +197,7 @@ class Csv(Source):
         return _Scan(scans, lines, starts, tuple(lost))
 
     @cached_property
-    def _content(self) -> tuple[Table | Texts, NDArray[np.object_]]:
+    def _content(self) -> tuple[Table | Texts | Mixed, NDArray[np.object_]]:
         """Second reading: the values, and the targets."""
         target = self.data.target
         table = self._empty()
@@ -212,15 +218,21 @@ class Csv(Source):
         table.finish(self.data.columns)
         return table, object_array(targets)
 
-    def _empty(self) -> Table | Texts:
+    def _empty(self) -> Table | Texts | Mixed:
         """What the second reading fills."""
-        if self.data.text:
-            names = [name for name in self._header if name != self.data.target]
-            check_text(names, self.data.text, self._shown)
+        own = own_columns(self.data)
+        names = [name for name in self._header if name != self.data.target]
+        for field, column in own.items():
+            check_column(field, column, names, self._shown)
+        if own and not self.data.mixed:
             return Texts(self.data.text, self.scratch)
-        features = [scan for scan in self._scanned.columns if scan.name != self.data.target]
+        others = (self.data.target, *own.values())
+        features = [scan for scan in self._scanned.columns if scan.name not in others]
         try:
-            return Table(choose_columns(features, self.data.columns), self.scratch)
+            chosen = choose_columns(features, self.data.columns)
+            if self.data.mixed:
+                return open_mixed(self.data, chosen, self._place, self.scratch)
+            return Table(chosen, self.scratch)
         except TextInNumbersError as error:
             names = [self.name(row) for row, _ in error.scan.texts]
             raise text_in_numbers(error.scan, names) from error

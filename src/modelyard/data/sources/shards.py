@@ -31,16 +31,18 @@ from modelyard.data.sources.columns import (
     missing_finding,
     text_in_numbers,
 )
+from modelyard.data.sources.mixed import Mixed, open_mixed, own_columns
 from modelyard.data.sources.table import (
     CellError,
     Choice,
     Table,
+    check_column,
     check_names,
-    check_text,
     choose_columns,
 )
 from modelyard.data.sources.texts import Texts
 from modelyard.spec.errors import DataError
+from modelyard.spec.project import DataSection
 from modelyard.spec.records import Finding
 
 BLOCK = 8192
@@ -125,7 +127,7 @@ class ShardedTable(Source):
             for scan in content.scans
             if scan.missing and scan.name in kept
         ]
-        return (*unused_files(self._place, self._names), *content.table.findings, *gaps)
+        return (*unused_files(self._place, self._names, self.data), *content.table.findings, *gaps)
 
     # --- what a format does -------------------------------------------------------------------
 
@@ -157,6 +159,8 @@ class ShardedTable(Source):
     def _content(self) -> "_Content":
         with self._place.local(self._names[0]) as path:
             kinds = self.kinds(path, self._place.where(self._names[0]))
+        if self.data.mixed:
+            return self._read_plain(kinds or {}, list(own_columns(self.data).values()))
         if self.data.text:
             return self._read_texts(kinds or {})
         return self._read_typed(kinds) if kinds is not None else self._read_plain({})
@@ -193,7 +197,8 @@ class ShardedTable(Source):
         column = self.data.text
         if kinds:
             check_names(list(kinds), self.data.target, {}, self._place.shown)
-            check_text([n for n in kinds if n != self.data.target], column, self._place.shown)
+            names = [name for name in kinds if name != self.data.target]
+            check_column("data.text", column, names, self._place.shown)
             if kinds[column] != "categorical":
                 raise DataError(
                     f"column {column!r} of {self._place.shown} holds {kinds[column].strip('()')} and no text",
@@ -201,12 +206,13 @@ class ShardedTable(Source):
                 )
         content = self._fill(Texts(column, self.scratch), kinds, [column], {}, [])
         if not kinds:
-            check_text(sorted(content.reading.columns), column, self._place.shown)
+            names = sorted(content.reading.columns)
+            check_column("data.text", column, names, self._place.shown)
         return content
 
     def _read_plain(self, kinds: Mapping[str, str], plain: Sequence[str] = ()) -> "_Content":
         """Two readings: the first judges the columns."""
-        target = self.data.target
+        target, own = self.data.target, own_columns(self.data)
         scans: dict[str, ColumnScan] = {}
         reading = self._reading()
         for block in reading.blocks(self, kinds, plain):
@@ -225,17 +231,25 @@ class ShardedTable(Source):
             self.data.columns,
             self._place.shown,
         )
-        features = [scan for scan in scans.values() if scan.name != target]
+        for named, column in own.items():
+            check_column(named, column, [n for n in names if n != target], self._place.shown)
+        others = (target, *own.values())
+        features = [scan for scan in scans.values() if scan.name not in others]
         try:
             chosen = choose_columns(features, self.data.columns)
         except TextInNumbersError as error:
             places = [reading.name(row) for row, _ in error.scan.texts]
             raise text_in_numbers(error.scan, places) from error
-        return self._fill(Table(chosen, self.scratch), kinds, plain, {}, features)
+        filled: Table | Mixed = (
+            open_mixed(self.data, chosen, self._place, self.scratch)
+            if self.data.mixed
+            else Table(chosen, self.scratch)
+        )
+        return self._fill(filled, kinds, plain, {}, features)
 
     def _fill(
         self,
-        table: Table | Texts,
+        table: Table | Texts | Mixed,
         kinds: Mapping[str, str],
         plain: Sequence[str],
         scans: Mapping[str, ColumnScan],
@@ -276,9 +290,12 @@ class ShardedTable(Source):
         )
 
 
-def unused_files(place: Place, names: Sequence[str]) -> tuple[Finding, ...]:
-    """What is to be said of files in a folder that have none of the source's suffixes."""
-    others = sorted({*place.names} - {*names})
+def unused_files(place: Place, names: Sequence[str], data: DataSection) -> tuple[Finding, ...]:
+    """What is to be said of files in a folder that have none of the source's suffixes.
+
+    Beside a column of pictures files are looked for by its cells, and nothing is said of the others.
+    """
+    others = [] if data.image else sorted({*place.names} - {*names})
     if not others:
         return ()
     message = f"{len(others)} other files in {place.shown} are not used"
@@ -325,7 +342,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Content:
-    table: Table | Texts
+    table: Table | Texts | Mixed
     targets: NDArray[np.object_]
     reading: _Reading
     scans: Sequence[ColumnScan]

@@ -62,13 +62,13 @@ def check_names(names: Sequence[str], target: str, declared: Mapping[str, str], 
             )
 
 
-def check_text(names: Sequence[str], column: str, shown: str) -> None:
-    """Refuse a ``data.text`` that ``names`` lacks. Raises DataError with what is near."""
+def check_column(field: str, column: str, names: Sequence[str], shown: str) -> None:
+    """Refuse a ``data.text`` or ``data.image`` that ``names`` lacks. Raises DataError with what is near."""
     if column in names:
         return
     hint = did_you_mean(column, names)
     raise DataError(
-        f"data.text names {column!r}, which {shown} does not have{hint}",
+        f"{field} names {column!r}, which {shown} does not have{hint}",
         f"its columns are {', '.join(map(repr, names[:30]))}",
     )
 
@@ -76,8 +76,9 @@ def check_text(names: Sequence[str], column: str, shown: str) -> None:
 class Table:
     """Grown chunk by chunk, then finished; its values lie in a spool, so it may be of any length."""
 
-    def __init__(self, choice: Choice, scratch: Path) -> None:
-        self.findings = choice.findings
+    def __init__(self, choice: Choice, scratch: Path, *, alone: bool = True) -> None:
+        """``alone``: a table that has no column at all is refused."""
+        self.findings, self._alone = choice.findings, alone
         self.schema = Schema("table")
         self._coders = [ColumnCoder(name, kind) for name, kind in choice.kinds]
         self._spool = Spool(len(self._coders), scratch)
@@ -124,7 +125,7 @@ class Table:
                 continue
             columns.append(ColumnSchema(coder.name, coder.kind, coder.words))
             self._places[coder.name] = place
-        if not columns:
+        if not columns and self._alone:
             raise DataError(
                 "no column is left to learn from: all are the target, constant, identifiers or ignored",
                 "look at the file and at [data.columns]",

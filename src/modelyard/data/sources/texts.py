@@ -19,8 +19,8 @@ NO_TEXT = "it has no text"
 class Texts:
     """In place of a ``Table`` where ``data.text`` names a column: that one is the whole input."""
 
-    def __init__(self, column: str, scratch: Path) -> None:
-        self.names = [column]
+    def __init__(self, column: str, scratch: Path, field: str = "data.text") -> None:
+        self.names, self._field = [column], field
         self.schema = Schema("text")
         self.findings: tuple[Finding, ...] = ()
         scratch.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ class Texts:
             if not is_missing(cell) and not isinstance(cell, str):
                 raise DataError(
                     f"column {self.names[0]!r} holds a {type(cell).__name__} and no text: {str(cell)[:60]!r}",
-                    "look at data.text; without it the columns are read as a table",
+                    f"look at {self._field}; without it the columns are read as a table",
                 )
             content = b"" if cell is None else cell.encode("utf-8", "replace")
             self._file.write(content)
@@ -50,18 +50,21 @@ class Texts:
         """Nothing is left out of a text."""
 
     def rows(self, start: int, stop: int) -> Rows:
-        ends = self._ends[start : stop + 1]
-        self._file.seek(ends[0])
-        content = self._file.read(ends[-1] - ends[0])
-        pairs = pairwise(ends)
-        texts = [content[first - ends[0] : last - ends[0]].decode() for first, last in pairs]
+        texts = self.read(start, stop)
         blank = [place for place, text in enumerate(texts) if not text.strip()]
         return Rows(object_array(texts), dict.fromkeys(blank, NO_TEXT))
 
+    def read(self, start: int, stop: int) -> list[str]:
+        """The texts themselves; "" where one is missing."""
+        ends = self._ends[start : stop + 1]
+        self._file.seek(ends[0])
+        content = self._file.read(ends[-1] - ends[0])
+        return [
+            content[first - ends[0] : last - ends[0]].decode() for first, last in pairwise(ends)
+        ]
+
     def natural(self, row: int) -> dict[str, Any]:
-        values = self.rows(row, row + 1).values
-        assert not isinstance(values, dict)
-        return {"text": values[0]}
+        return {"text": self.read(row, row + 1)[0]}
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from modelyard.bundle.format import GOLDEN, MODEL, BundleManifest, read_manifest
+from modelyard.bundle.golden import golden_of
 from modelyard.serving.runtime.base import Runtime
 from modelyard.spec.errors import ServingError
+from modelyard.tasks.parts import by_name
 
 
 class RuntimeContract:
@@ -35,14 +37,14 @@ class RuntimeContract:
 
     def test_gives_the_recorded_answers(self, folder: Path) -> None:
         runtime, manifest = self.opened(folder)
-        inputs, expected = _golden(folder)
+        inputs, expected = _golden(folder, manifest)
         answer = _ask(runtime, manifest, inputs)
         assert answer.dtype == expected.dtype
         assert np.abs(answer - expected).max() <= manifest.parity.limit
 
     def test_the_batch_axis_is_free(self, folder: Path) -> None:
         runtime, manifest = self.opened(folder)
-        inputs, expected = _golden(folder)
+        inputs, expected = _golden(folder, manifest)
         for rows in (1, 2, 17):
             chosen = np.arange(rows) % len(inputs)
             answer = _ask(runtime, manifest, inputs[chosen])
@@ -52,14 +54,14 @@ class RuntimeContract:
     def test_takes_arrays_that_cannot_be_written(self, folder: Path) -> None:
         """Arrays read from a request's bytes are views of it."""
         runtime, manifest = self.opened(folder)
-        inputs, expected = _golden(folder)
+        inputs, expected = _golden(folder, manifest)
         frozen = np.frombuffer(inputs.tobytes(), inputs.dtype).reshape(inputs.shape)
         answer = _ask(runtime, manifest, frozen)
         assert np.abs(answer - expected).max() <= manifest.parity.limit
 
     def test_many_threads_may_ask_at_once(self, folder: Path) -> None:
         runtime, manifest = self.opened(folder)
-        inputs, expected = _golden(folder)
+        inputs, expected = _golden(folder, manifest)
 
         def ask(number: int) -> float:
             row = number % len(inputs)
@@ -87,11 +89,10 @@ class RuntimeContract:
             raise AssertionError("it opened a model that is not there")
 
 
-def _golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    tensors = load_file(folder / GOLDEN)
-    return tensors["inputs"], tensors["outputs"]
+def _golden(folder: Path, manifest: BundleManifest) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    return golden_of(manifest.signature, load_file(folder / GOLDEN))
 
 
 def _ask(runtime: Runtime, manifest: BundleManifest, inputs: NDArray[Any]) -> NDArray[Any]:
     signature = manifest.signature
-    return runtime.run({signature.inputs[0].name: inputs})[signature.outputs[0].name]
+    return runtime.run(by_name(signature, inputs))[signature.outputs[0].name]

@@ -32,7 +32,6 @@ from modelyard.backends.jax_model import (
     check_model,
     functional,
     hold_still,
-    input_type,
 )
 from modelyard.backends.jax_recompute import recompute_blocks
 from modelyard.backends.jax_start import put_weights, weights_of
@@ -54,6 +53,7 @@ from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
 from modelyard.tasks.own_loss import OwnLoss
+from modelyard.tasks.parts import parts_of
 
 _ALONE = World(rank=0, size=1, rendezvous="")
 _MOST_TENSORS, _MOST_VALUES = 128, 4096
@@ -136,18 +136,18 @@ class Jax(Backend):
             found = functional(model, self._key(), frozen)
         update = make_update(optimizer, [treated[name] for name in found.trained_names])
         parameters, kept = self._equal(found.parameters), self._equal(found.kept)
-        half = execution.precision == "bfloat16"
+        half, parts = execution.precision == "bfloat16", parts_of(signature, input)
         base = base_digest(found, kept) if optimizer.lora else ""
         return JaxState(
             model=found.outlined(),
-            programs=compile_programs(found, opened, update, input, half=half),
+            programs=compile_programs(found, opened, update, input, parts, half=half),
             settings=optimizer,
             execution=execution,
             parameters=parameters,
             optimizer=begin_state(optimizer, found.trained(parameters)),
             kept=kept,
             average=JaxAverage(found, parameters, optimizer.ema) if optimizer.ema else None,
-            integers=input_type(signature) == np.int32,
+            integers=not parts and signature.inputs[0].dtype == "int64",
             notes=(words,) if words else (),
             base=base,
         )

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from modelyard.backends.jax_model import Arrays, Functional, input_type
+from modelyard.backends.jax_model import Arrays, Functional, outlines_of
 from modelyard.backends.jax_onnx import Equation, Graph, Value, is_number
 from modelyard.backends.jax_operators import OPERATORS, PASSED_ON, spread_all, unroll
 from modelyard.backends.onnx_file import write_onnx
@@ -23,16 +23,23 @@ def export_onnx(
     cannot be expressed, StoreError where the file cannot be written.
     """
     (batch,) = jax.export.symbolic_shape("batch")
-    dims = (batch, *(size or 1 for size in signature.inputs[0].shape[1:]))
-    given = jax.ShapeDtypeStruct(dims, input_type(signature))
+    outlines = outlines_of(signature, batch)
+
+    def forward(*arrays: jax.Array) -> Any:
+        named = dict(zip(outlines, arrays, strict=True))
+        given = named if len(named) > 1 else arrays[0]
+        return model.forward(parameters, kept, given, None)[0]
+
     try:
-        traced = jax.make_jaxpr(lambda x: model.forward(parameters, kept, x, None)[0])(given)
+        traced = jax.make_jaxpr(forward)(*outlines.values())
     except Exception as error:
         raise _untraceable(error) from error
     graph = Graph(batch)
-    integers = signature.inputs[0].dtype == "int64"
-    start = graph.open_input(signature.inputs[0].name, dims, integers=integers)
-    (answer,) = _walk(graph, traced.jaxpr, [graph.constant(c) for c in traced.consts], [start])
+    starts = [
+        graph.open_input(name, outline.shape, integers=outline.dtype == np.int32)
+        for name, outline in outlines.items()
+    ]
+    (answer,) = _walk(graph, traced.jaxpr, [graph.constant(c) for c in traced.consts], starts)
     answer = graph.spread(answer, traced.out_avals[0].shape)
     write_onnx(graph.proto(answer, signature), path, sum(int(p.nbytes) for p in parameters))
 

@@ -121,8 +121,7 @@ def functional(model: object, key: jax.Array, frozen: frozenset[str] = frozenset
 
 def check_model(model: Functional, output_size: int, signature: Signature) -> None:
     """Does it fit the task? Tried on shapes alone, as in training and as in service."""
-    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
-    inputs = jax.ShapeDtypeStruct(shape, input_type(signature))
+    inputs, given = outline_of(signature, 2), words_of(signature)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         outputs, _ = jax.eval_shape(
@@ -132,8 +131,10 @@ def check_model(model: Functional, output_size: int, signature: Signature) -> No
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(
-            f"the model cannot take an input of shape {shape} (batch first): {type(error).__name__}: {reason}",
-            "make its first layers fit that shape",
+            f"the model cannot take {given}: {type(error).__name__}: {reason}",
+            "make its first layers fit that shape"
+            if len(signature.inputs) == 1
+            else "let it take one dict, and its first layers fit those shapes",
         ) from error
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         raise ModelError(
@@ -142,7 +143,7 @@ def check_model(model: Functional, output_size: int, signature: Signature) -> No
         )
     if outputs.shape != (2, output_size) or outputs.dtype != jnp.float32:
         raise ModelError(
-            f"for an input of shape {shape} the model gave {outputs.dtype} of shape {outputs.shape}; "
+            f"for {given} the model gave {outputs.dtype} of shape {outputs.shape}; "
             f"this task needs float32 of shape (2, {output_size})",
             f"the last layer must have {output_size} output{'s' if output_size != 1 else ''}"
             if outputs.dtype == jnp.float32
@@ -152,9 +153,30 @@ def check_model(model: Functional, output_size: int, signature: Signature) -> No
         raise ModelError("the model has nothing to train", "give it parameters (nnx.Param)")
 
 
-def input_type(signature: Signature) -> Any:
-    """Of the array that the model takes: JAX counts in 32 bits."""
-    return jnp.int32 if signature.inputs[0].dtype == "int64" else jnp.float32
+def outlines_of(signature: Signature, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The inputs by name, as shapes alone: JAX counts in 32 bits."""
+    return {
+        tensor.name: jax.ShapeDtypeStruct(
+            (batch, *(size or 1 for size in tensor.shape[1:])),
+            jnp.int32 if tensor.dtype == "int64" else jnp.float32,
+        )
+        for tensor in signature.inputs
+    }
+
+
+def outline_of(signature: Signature, batch: Any) -> Any:
+    """What the model takes: one array, or a dict of them where samples have several parts."""
+    found = outlines_of(signature, batch)
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def words_of(signature: Signature) -> str:
+    """The shapes that a model must take, for messages."""
+    shapes = {name: outline.shape for name, outline in outlines_of(signature, 2).items()}
+    if len(shapes) == 1:
+        return f"an input of shape {next(iter(shapes.values()))} (batch first)"
+    named = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    return f"a dict of inputs of shapes {named} (batch first)"
 
 
 def _from_pair(init: Callable[..., Any], apply: Callable[..., Any], key: jax.Array) -> Functional:

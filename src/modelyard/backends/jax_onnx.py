@@ -157,7 +157,7 @@ class Graph:
 
     def proto(self, output: Value, signature: Any) -> onnx.ModelProto:
         """The finished model with the names of ``signature``; axis 0 is ``batch``."""
-        given, answer = signature.inputs[0], signature.outputs[0]
+        answer = signature.outputs[0]
         self.nodes.append(helper.make_node("Identity", [self._name(output)], [answer.name]))
 
         def info(tensor: Any) -> onnx.ValueInfoProto:
@@ -165,7 +165,11 @@ class Graph:
             return helper.make_tensor_value_info(tensor.name, kind, ["batch", *tensor.shape[1:]])
 
         graph = helper.make_graph(
-            self.nodes, "model", [info(given)], [info(answer)], initializer=self.initializers
+            self.nodes,
+            "model",
+            [info(tensor) for tensor in signature.inputs],
+            [info(answer)],
+            initializer=self.initializers,
         )
         return helper.make_model(
             graph,

@@ -7,7 +7,7 @@ training that is looked at in other moments stays the same bit for bit.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from modelyard.backends.jax_model import Arrays, Functional
 from modelyard.backends.jax_update import State, Update
 from modelyard.spec.signature import ImageInput, NaturalInput
 from modelyard.tasks.base import Task
+from modelyard.tasks.parts import Part
 
 Limits = tuple[Any, Any]
 """Of each number in a gradient, and of the norm; None: none."""
@@ -44,11 +45,12 @@ def compile_programs(
     task: Task,
     update: Update,
     spec: NaturalInput | None,
+    parts: Sequence[Part],
     *,
     half: bool,
 ) -> Programs:
-    """``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
-    finish = _finish(spec)
+    """``parts``: of the rows of bytes that samples of several parts are; ``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
+    finish = _finish(spec, parts)
     outlines, averaged = model.trained(model.parameters), model.averaged
     members = (*outlines, *itertools.compress(model.kept, averaged))
     sizes, count = [int(np.prod(p.shape)) for p in members], len(outlines)
@@ -102,9 +104,7 @@ def compile_programs(
     )
 
 
-def _outputs_of(
-    model: Functional, finish: Callable[[jax.Array], jax.Array]
-) -> Callable[..., jax.Array]:
+def _outputs_of(model: Functional, finish: Callable[[jax.Array], Any]) -> Callable[..., jax.Array]:
     """As in service: nothing is drawn and nothing kept."""
 
     def outputs(parameters: Arrays, kept: Arrays, inputs: jax.Array) -> jax.Array:
@@ -116,7 +116,7 @@ def _outputs_of(
 
 
 def _loss_of(
-    model: Functional, task: Task, finish: Callable[[jax.Array], jax.Array], *, half: bool
+    model: Functional, task: Task, finish: Callable[[jax.Array], Any], *, half: bool
 ) -> Callable[..., tuple[jax.Array, Arrays]]:
     """This worker's part of the global mean loss, and what the model keeps."""
 
@@ -132,7 +132,7 @@ def _loss_of(
         key, finished = jax.random.wrap_key_data(seed), finish(inputs)
         parameters = model.joined(parameters, trained)
         if half:
-            parameters, finished = [_halved(p) for p in parameters], _halved(finished)
+            parameters, finished = [_halved(p) for p in parameters], jax.tree.map(_halved, finished)
         outputs, after = model.forward(parameters, kept, finished, key)
         outputs = outputs.astype(jnp.float32)
         losses = task.losses(JaxOps, outputs, answers[0])
@@ -178,8 +178,10 @@ def _halved(value: jax.Array) -> jax.Array:
     return value.astype(jnp.bfloat16) if value.dtype == jnp.float32 else value
 
 
-def _finish(spec: NaturalInput | None) -> Callable[[jax.Array], jax.Array]:
-    """Model form from pictures as they are stored; other inputs stay as they are."""
+def _finish(spec: NaturalInput | None, parts: Sequence[Part]) -> Callable[[jax.Array], Any]:
+    """Model form from pictures as they are stored, or from rows of several parts; others stay as they are."""
+    if parts:
+        return lambda rows: {part.name: _taken_out(rows, part) for part in parts}
     if not isinstance(spec, ImageInput):
         scale = shift = None
     else:
@@ -195,3 +197,23 @@ def _finish(spec: NaturalInput | None) -> Callable[[jax.Array], jax.Array]:
         return inputs.astype(jnp.float32) * scale + shift
 
     return finish
+
+
+def _taken_out(rows: jax.Array, part: Part) -> jax.Array:
+    """One of the model's inputs from rows of bytes, uint8 (n, bytes): float32, or int32 for tokens."""
+    size, dtype = np.dtype(part.dtype).itemsize, np.dtype(part.dtype)
+    values = rows[:, part.start : part.stop]
+    if dtype == np.int64:  # JAX counts in 32 bits; the low half comes first
+        values, size, dtype = values.reshape(len(rows), -1, 2, 4)[:, :, 0], 4, np.dtype(np.int32)
+    if size > 1:
+        values = jax.lax.bitcast_convert_type(values.reshape(len(rows), -1, size), dtype)
+    values = values.reshape(len(rows), *part.shape)
+    if part.integers:
+        return values
+    values = values.astype(jnp.float32)
+    if not part.scale:
+        return values
+    scale, shift = (
+        np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in (part.scale, part.shift)
+    )
+    return values * scale + shift

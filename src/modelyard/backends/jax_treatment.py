@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from modelyard.backends.base import OptimizerSettings
-from modelyard.backends.jax_model import Functional, input_type
+from modelyard.backends.jax_model import Functional, outline_of
 from modelyard.backends.parameter_rules import Treatment, treatments
 from modelyard.spec.signature import Signature
 
@@ -30,8 +30,7 @@ def _used(model: Functional, signature: Signature) -> list[int]:
 
     JAX sorts a tree's leaves by their names, which says nothing of where the layers stand.
     """
-    shape = (2, *(size or 1 for size in signature.inputs[0].shape[1:]))
-    inputs = jax.ShapeDtypeStruct(shape, input_type(signature))
+    inputs = outline_of(signature, 2)
     parameters, kept = (
         [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
         for arrays in (model.parameters, model.kept)

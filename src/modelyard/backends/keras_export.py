@@ -11,7 +11,7 @@ import onnx
 from modelyard.backends.keras_model import Subject
 from modelyard.backends.onnx_file import OPSET, first_line, quiet, write_onnx
 from modelyard.spec.errors import ExportError, MissingExtraError, from_os_error
-from modelyard.spec.signature import Signature
+from modelyard.spec.signature import Signature, Tensor
 
 
 def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
@@ -22,12 +22,12 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with quiet():
-            _wrapped(subject).export(
+            _wrapped(subject, signature).export(
                 str(temporary),
                 format="onnx",
                 verbose=False,
                 opset_version=OPSET,
-                input_signature=[_spec(subject)],
+                input_signature=_specs(signature),
             )
         proto = _named(onnx.load(temporary), signature)
         _write_out(proto.graph)
@@ -50,26 +50,44 @@ def export_onnx(subject: Subject, path: Path, signature: Signature) -> None:
     write_onnx(proto, path, sum(len(tensor.raw_data) for tensor in proto.graph.initializer))
 
 
-def _wrapped(subject: Subject) -> Any:
-    """The model behind an input as samples are; its variables are the same."""
-    given = keras.Input(subject.shape, dtype=subject.dtype, name="given")
-    turned = keras.layers.Permute((2, 3, 1))(given) if subject.channels_last else given
-    return keras.Model(given, subject.model(turned, training=False))
+def _wrapped(subject: Subject, signature: Signature) -> Any:
+    """The model behind inputs as samples are; its variables are the same."""
+    given = {
+        t.name: keras.Input(t.shape[1:], dtype=t.dtype, name=_given(t)) for t in signature.inputs
+    }
+    last, named = subject.channels_last, dict(given)
+    for name, tensor in given.items():
+        if last and len(tensor.shape) == 4:
+            named[name] = keras.layers.Permute((2, 3, 1))(tensor)
+    inputs: Any = named if len(named) > 1 else next(iter(named.values()))
+    return keras.Model(list(given.values()), subject.model(inputs, training=False))
 
 
-def _spec(subject: Subject) -> Any:
-    return keras.InputSpec(dtype=subject.dtype, shape=(None, *subject.shape), name="given")
+def _given(tensor: Tensor) -> str:
+    """A name that is no layer's of the model."""
+    return f"given_{tensor.name}"
+
+
+def _specs(signature: Signature) -> list[Any]:
+    specs = [
+        keras.InputSpec(dtype=t.dtype, shape=(None, *t.shape[1:]), name=_given(t))
+        for t in signature.inputs
+    ]
+    return [specs] if len(specs) > 1 else specs
 
 
 def _named(proto: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
     graph = proto.graph
-    if len(graph.input) != 1 or len(graph.output) != 1:
+    if len(graph.input) != len(signature.inputs) or len(graph.output) != 1:
         raise ExportError(
-            f"the exported model has {len(graph.input)} inputs and {len(graph.output)} outputs, not one each"
+            f"the exported model has {len(graph.input)} inputs and {len(graph.output)} outputs, "
+            f"not {len(signature.inputs)} and one"
         )
-    _rename(graph, graph.input[0].name, signature.inputs[0].name)
+    found = {value.name.partition(":")[0]: value.name for value in graph.input}
+    for value, tensor in zip(list(graph.input), signature.inputs, strict=True):
+        _rename(graph, found.get(_given(tensor), value.name), tensor.name)
     _rename(graph, graph.output[0].name, signature.outputs[0].name)
-    for value in (graph.input[0], graph.output[0]):
+    for value in (*graph.input, graph.output[0]):
         batch = value.type.tensor_type.shape.dim[0]
         if batch.HasField("dim_value"):
             raise ExportError(

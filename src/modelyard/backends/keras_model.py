@@ -11,19 +11,25 @@ from keras import ops
 from numpy.typing import NDArray
 
 from modelyard.backends.base import OptimizerSettings
+from modelyard.backends.keras_input import (
+    LAST,
+    finishing,
+    given_form,
+    tensors_of,
+    tried,
+    turned,
+)
 from modelyard.backends.keras_lora import add_adapters
 from modelyard.backends.keras_optimizer import Rule, choose_rule
 from modelyard.backends.parameter_rules import Treatment, nothing_to_train, treatments
-from modelyard.spec.errors import ModelError
-from modelyard.spec.signature import ImageInput, NaturalInput, Signature
+from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.tasks.base import Task
+from modelyard.tasks.parts import Part, parts_of
 
 Tensor = Any
 Variable = Any
 HELD = "held_still"
 """Attribute of a model that is to be trained as it is judged."""
-_LAST = (0, 2, 3, 1)
-"""Channels first to channels last."""
 
 
 class KerasOps:
@@ -84,15 +90,24 @@ class Subject:
     """Of one sample."""
     dtype: str
     """Of what the model takes."""
+    parts: tuple[Part, ...] = ()
+    """Of samples of several parts; a sample is a row of bytes then."""
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """In model form and in the model's own order of axes, inside a program."""
+        """In model form and in the model's own order of axes, inside a program.
+
+        Of samples of several parts from rows of bytes, or from a dict of tensors in model form.
+        """
+        if self.parts:
+            several = isinstance(inputs, dict)
+            named = inputs if several else tensors_of(inputs, self.parts)
+            return turned(named) if self.channels_last else named
         if "uint8" in str(inputs.dtype):
             if self.finish is None:
                 raise ValueError("uint8 inputs need the `input` that begin() was not given")
             scale, shift = (ops.convert_to_tensor(part) for part in self.finish)
             inputs = ops.cast(inputs, "float32") * scale + shift
-        return ops.transpose(inputs, _LAST) if self.channels_last else inputs
+        return ops.transpose(inputs, LAST) if self.channels_last else inputs
 
     def loss(self, outputs: Tensor, answers: Sequence[Tensor], size: Tensor) -> Tensor:
         """This worker's part of the global mean loss; what layers add to it counts by share."""
@@ -104,25 +119,6 @@ class Subject:
         return ops.sum(losses) / size
 
 
-def tried(
-    model: object, signature: Signature, output_size: int | None
-) -> tuple[tuple[int, ...], bool]:
-    """One pass on zeros, which also makes the weights of a model that waits for its first input.
-
-    Gives a sample's shape, and whether the model wants channels last. Raises ModelError for a model
-    that does not fit; of whatever output where ``output_size`` is None.
-    """
-    if not isinstance(model, keras.Model):
-        raise ModelError(
-            f"the model's function returned a {type(model).__qualname__}, not a keras.Model",
-            "return the model itself; layers can be put into a keras.Sequential",
-        )
-    shape = tuple(size or 1 for size in signature.inputs[0].shape[1:])
-    last = _wants_channels_last(model, shape)
-    _try(model, shape, signature.inputs[0].dtype, last, output_size)
-    return shape, last
-
-
 def subject_of(
     model: Any,
     task: Task,
@@ -131,8 +127,9 @@ def subject_of(
     spec: NaturalInput | None,
 ) -> Subject:
     """Raises ModelError for a model that does not fit, TrainingError for an unknown optimizer."""
-    shape, last = tried(model, signature, task.output_size)
-    dtype = signature.inputs[0].dtype
+    last = tried(model, signature, task.output_size)
+    parts = parts_of(signature, spec)
+    shape, dtype = given_form(signature, parts)
     adapted, fixed = "", frozenset[int]()
     if settings.lora is not None:
         adapted, fixed = add_adapters(model, list(layers_of(model)), names_of(model), settings.lora)
@@ -162,9 +159,10 @@ def subject_of(
         fixed=fixed,
         training=not getattr(model, HELD, False),
         channels_last=last,
-        finish=_finish(spec),
+        finish=finishing(spec),
         shape=shape,
         dtype=dtype,
+        parts=parts,
     )
 
 
@@ -185,50 +183,6 @@ def _treat(
         if isinstance(layer, keras.layers.BatchNormalization) and own and own <= frozen:
             layer.trainable = False
     return {id(variable): treated[name] for name, variable in names.items()}
-
-
-def _wants_channels_last(model: Any, shape: tuple[int, ...]) -> bool:
-    """What the model itself says; of one that is not built yet, what Keras' setting says."""
-    if len(shape) != 3:
-        return False
-    turned, own = (*shape[1:], shape[0]), getattr(model, "input_shape", None)
-    if isinstance(own, tuple) and len(own) == 4 and shape != turned:
-        fits = [
-            all(size in (None, wanted) for size, wanted in zip(own[1:], order, strict=True))
-            for order in (shape, turned)
-        ]
-        if fits[0] != fits[1]:
-            return fits[1]
-    return bool(keras.config.image_data_format() == "channels_last")
-
-
-def _try(
-    model: Any, shape: tuple[int, ...], dtype: str, last: bool, output_size: int | None
-) -> None:
-    zeros, given = np.zeros((2, *shape), dtype), (2, *shape)
-    try:
-        outputs = model(np.transpose(zeros, _LAST) if last else zeros, training=False)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
-        order = "channels first or last" if len(shape) == 3 else "batch first"
-        raise ModelError(
-            f"the model cannot take an input of shape {given} ({order}): {type(error).__name__}: {first}",
-            "make its keras.Input fit that shape; of pictures (height, width, channels) is as good",
-        ) from error
-    if output_size is None:
-        return
-    if isinstance(outputs, list | tuple | dict) or not hasattr(outputs, "shape"):
-        raise ModelError(
-            f"the model returned a {type(outputs).__qualname__}, not one tensor of shape (2, {output_size})",
-            "return only the tensor with the outputs",
-        )
-    found = tuple(int(size) for size in outputs.shape)
-    if found != (2, output_size):
-        raise ModelError(
-            f"for an input of shape {given} the model gave shape {found}; "
-            f"this task needs float32 of shape (2, {output_size})",
-            f"the last layer must have {output_size} output{'s' if output_size != 1 else ''}",
-        )
 
 
 def names_of(model: Any) -> dict[str, Variable]:
@@ -292,16 +246,6 @@ def seed_values(subject: Subject, seed: int) -> NDArray[np.int64]:
     """A state for each generator, (generators, 2): from ``seed`` alone, and another for each."""
     numbers = np.random.SeedSequence(seed).generate_state(2 * max(1, len(subject.seeds)))
     return (numbers.astype(np.int64) & 0x3FFFFFFF).reshape(-1, 2)
-
-
-def _finish(spec: NaturalInput | None) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Scale and shift of each channel, (channels, 1, 1), where samples are pictures."""
-    if not isinstance(spec, ImageInput):
-        return None
-    scale, shift = (
-        np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (spec.scale, spec.shift)
-    )
-    return scale, shift
 
 
 def set_precision(model: Any, policy: str) -> Callable[[], None]:

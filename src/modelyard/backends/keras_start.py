@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.backends.base import Weight
-from modelyard.backends.keras_model import names_of, tried
+from modelyard.backends.keras_input import tried
+from modelyard.backends.keras_model import names_of
 from modelyard.spec.signature import Signature
 
 

@@ -65,7 +65,7 @@ def tensors_of(rows: torch.Tensor, parts: Sequence[Part]) -> dict[str, torch.Ten
         dtype: torch.dtype = getattr(torch, part.dtype)
         # A copy: bytes in the middle of a row may lie where no float can.
         own = rows[:, part.start : part.stop].clone(memory_format=torch.contiguous_format)
-        tensor = own.view(dtype).reshape(-1, *part.shape)
+        tensor = own.view(dtype).reshape(rows.shape[0], *part.shape)
         if part.integers:
             found[part.name] = tensor.to(torch.int64)
             continue

@@ -5,6 +5,7 @@ any other batch is one array: cursors, feeds, micro-batches, exchanges and diges
 parts. Only what encodes, what calls a model and what speaks with a caller takes it apart.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Part:
     @property
     def stop(self) -> int:
         """The byte after the last one."""
-        return self.start + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return self.start + math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def stored_parts(spec: MixedInput) -> tuple[Part, ...]:
@@ -109,7 +110,9 @@ def pack(parts: Sequence[Part], arrays: Mapping[str, NDArray[Any]]) -> NDArray[n
     rows = np.empty((count, row_bytes(parts)), np.uint8)
     for part in parts:
         values = np.ascontiguousarray(arrays[part.name], part.dtype)
-        rows[:, part.start : part.stop] = values.reshape(count, -1).view(np.uint8)
+        rows[:, part.start : part.stop] = values.reshape(count, math.prod(part.shape)).view(
+            np.uint8
+        )
     return rows
 
 

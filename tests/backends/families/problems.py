@@ -23,6 +23,8 @@ from modelyard.data.text import WordCount, encode_texts, split_words
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import (
     CategoricalColumn,
+    ImageInput,
+    MixedInput,
     NaturalInput,
     NumericColumn,
     TableInput,
@@ -31,6 +33,7 @@ from modelyard.spec.signature import (
 )
 from modelyard.spec.work import World
 from modelyard.tasks import open_task
+from modelyard.tasks.parts import by_name, finished_parts, pack
 from modelyard.tasks.signature import signature_of
 
 LIMIT = 1e-4
@@ -104,6 +107,36 @@ def ratings() -> Problem:
     )
 
 
+@cache
+def cards() -> Problem:
+    """A written 0 or 1, a sentence for or against, and a number: its class is all three, and none tells the others."""
+    found = load_digits()
+    pictures = found.data[found.target < 2].reshape(-1, 1, 8, 8) / 16
+    count, generator = len(pictures), np.random.default_rng(0)
+    order = generator.permutation(count)
+    written = found.target[found.target < 2][order]
+    words, signs = generator.integers(0, 2, (2, count))
+    mood = (("good", "fine", "new"), ("bad", "broken", "old"))
+    texts = [f"it is {generator.choice(mood[word])} and so on" for word in words]
+    image = ImageInput(height=8, width=8, color="grey", mean=(0.3,), std=(0.4,))
+    counted = WordCount()
+    counted.add(texts)
+    text = TextInput(length=6, tokens="words", words=counted.most(20))
+    table = TableInput(columns=(NumericColumn(name="price", fill=0.0, mean=0.0, std=1.0),))
+    spec = MixedInput(image=image, text=text, table=table, image_column="card", text_column="said")
+    prices = generator.normal(size=(count, 1)) * 0.3 + 2 * signs[:, None] - 1
+    rows = pack(
+        finished_parts(spec),
+        {
+            "image": (pictures[order] - 0.3) / 0.4,
+            "text": encode_texts(text, texts),
+            "table": prices,
+        },
+    )
+    classes = tuple(f"{a}{b}{c}" for a in range(2) for b in range(2) for c in range(2))
+    return Problem(spec, _task(classes), rows, (4 * written + 2 * words + signs).astype(np.int64))
+
+
 def _task(classes: tuple[str, ...]) -> TaskSpec:
     return TaskSpec(type="classification", target="label", loss="cross-entropy", classes=classes)
 
@@ -133,6 +166,7 @@ def lessons() -> dict[str, Lesson]:
         Lesson("rnn", {"kind": "lstm", "width": 32}, digits(8, 8), steps=150, good=0.85),
         Lesson("transformer-encoder", small, prose_or_code()),
         Lesson("transformer-decoder", small, digits(8, 8), steps=150, good=0.8),
+        Lesson("fusion", {"width": 16, "channels": [8, 16], "hidden": 32}, cards()),
         Lesson("two-tower", towers, ratings(), steps=150, rate=0.02, good=0.8),
     ]
     tokens = Lesson("rnn", {"kind": "gru", "width": 16}, prose_or_code(), good=0.85)
@@ -188,11 +222,12 @@ def _score(backend: Backend, state: State, problem: Problem) -> float:
 
 
 def _distance(backend: Backend, state: State, problem: Problem, path: Path) -> float:
+    signature = signature_of(problem.natural, problem.task)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     gaps = []
     for count in (1, 17):
         inputs = problem.inputs[:count]
-        (found,) = session.run(["output"], {"input": inputs})
+        (found,) = session.run(["output"], by_name(signature, inputs))
         assert found.dtype == np.float32
         gaps.append(float(np.abs(found - backend.evaluate(state, inputs)).max()))
     return max(gaps)

@@ -28,7 +28,7 @@ TABLE = (("user", 3), ("age", 1), ("item", 2))
 def test_a_function_takes_what_the_table_says_with_the_same_defaults(name: str) -> None:
     pytest.importorskip(PACKAGES[BUILT_IN_MODELS[name]])
     function = function_of(name)
-    offered = {"input_shape", "outputs", "vocabulary", "columns", "seed"}
+    offered = {"input_shape", "input_shapes", "outputs", "vocabulary", "columns", "seed"}
     found = {
         key: parameter.default
         for key, parameter in inspect.signature(function).parameters.items()
@@ -67,11 +67,14 @@ def test_every_framework_has_every_family() -> None:
         ("two-tower", {}, (6,), {"columns": TABLE}, "needs model.args.left", "user, age, item"),
         ("two-tower", {"left": ["usr"]}, (6,), {"columns": TABLE}, "did you mean 'user'?", "user, age, item"),
         ("two-tower", {"left": ["user"], "right": ["user", "item"]}, (6,), {"columns": TABLE}, "both towers have user", "own"),
+        ("fusion", {}, (3, 9, 7), {}, "fusion takes samples of several parts", "cnn"),
+        ("cnn", {}, {"image": (3, 9, 7), "table": (4,)}, {}, "has several parts: image, table", "use fusion"),
+        ("fusion", {"channels": [4, 8, 16, 32]}, {"image": (3, 9, 7), "table": (4,)}, {}, "at least 16 pixels", "channels"),
         ("two-tower", {"left": ["user", "age", "item"]}, (6,), {"columns": TABLE}, "the first tower has all columns", "own"),
     ],
 )  # fmt: skip
 def test_what_a_family_does_not_take_is_told_without_its_framework(
-    name: str, args: dict[str, Any], shape: tuple[int, ...], given: dict[str, Any], what: str, mend: str
+    name: str, args: dict[str, Any], shape: Any, given: dict[str, Any], what: str, mend: str
 ) -> None:  # fmt: skip
     with pytest.raises(ModelError) as caught:
         check(name, args, shape, **given)

@@ -16,7 +16,7 @@ from modelyard.tasks.signature import signature_of
 from tests.backends.families.problems import built, lessons
 
 backend = open_backend("keras")
-for name in ("rnn", "transformer-encoder", "two-tower"):
+for name in ("rnn", "transformer-encoder", "two-tower", "fusion"):
     lesson = lessons()[name]
     problem = lesson.problem
     signature = signature_of(problem.natural, problem.task)

@@ -9,6 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from tests.backends.families.problems import Lesson, built, digits, lessons, prose_or_code
 
+from modelyard.tasks.parts import by_name
+from modelyard.tasks.signature import signature_of
+
 torch = pytest.importorskip("torch")
 keras = pytest.importorskip("keras")
 nnx = pytest.importorskip("flax.nnx")
@@ -31,21 +34,34 @@ def test_the_same_weights_give_the_same_outputs(name: str) -> None:
     torch.manual_seed(0)
     model = built("pytorch", lesson).eval()
     weights = list(of_torch(model))
-    inputs = lesson.problem.inputs[:8]
+    signature = signature_of(lesson.problem.natural, lesson.problem.task)
+    named = by_name(signature, lesson.problem.inputs[:8])
     with torch.no_grad():
-        wanted = model(torch.from_numpy(inputs)).numpy()
+        wanted = model(given(named, torch.from_numpy)).numpy()
 
     in_keras = built("keras", lesson)
     put(of_keras(in_keras), weights)
-    pictures = np.transpose(inputs, (0, 2, 3, 1)) if inputs.ndim == 4 else inputs
-    found = keras.ops.convert_to_numpy(in_keras(pictures, training=False))
+    found = keras.ops.convert_to_numpy(in_keras(given(named, pixels_last), training=False))
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
     in_jax = built("jax", lesson)
     in_jax.eval()
     put(of_flax(in_jax), weights)
-    whole = inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
-    np.testing.assert_allclose(np.asarray(in_jax(whole)), wanted, atol=2e-5)
+    np.testing.assert_allclose(np.asarray(in_jax(given(named, counted))), wanted, atol=2e-5)
+
+
+def given(named: dict[str, Array], make: Any) -> Any:
+    """What a model is called with: one array, or a dict of them."""
+    made = {name: make(array) for name, array in named.items()}
+    return made if len(made) > 1 else next(iter(made.values()))
+
+
+def pixels_last(array: Array) -> Array:
+    return np.transpose(array, (0, 2, 3, 1)) if array.ndim == 4 else array
+
+
+def counted(array: Array) -> Array:
+    return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
 class Place:
@@ -84,7 +100,9 @@ def of_keras(model: Any) -> list[Place]:
     """In PyTorch's order: there a module's own weights come first."""
     places = []
     for layer in sorted(model.layers, key=lambda layer: layer.name != "positions"):
-        if isinstance(layer, keras.layers.GRU):
+        if isinstance(layer, keras.Model):
+            places += of_keras(layer)
+        elif isinstance(layer, keras.layers.GRU):
             places += of_gru(layer.cell, layer.units)
         else:
             places += [Place(v.shape, v.assign) for v in layer.trainable_variables]
@@ -111,10 +129,11 @@ def of_gru(cell: Any, width: int) -> Iterator[Place]:
 
 def of_flax(module: Any) -> list[Place]:
     """In the order in which they were made, a module's own before those of its parts."""
-    values = list(module) if isinstance(module, nnx.List) else list(vars(module).values())
+    held = module.values() if isinstance(module, nnx.Dict) else vars(module).values()
+    values = list(module) if isinstance(module, nnx.List) else list(held)
     own = [v for v in values if isinstance(v, nnx.Param)]
     places = [Place(v[...].shape, lambda w, v=v: v.__setitem__(..., w)) for v in own]
     for value in values:
-        if isinstance(value, nnx.Module | nnx.List):
+        if isinstance(value, nnx.Module | nnx.List | nnx.Dict):
             places += of_flax(value)
     return places

@@ -48,19 +48,24 @@ function samples(use) {
   return row;
 }
 
-function imagePart() {
+function dropZone(use) {
   const picker = element("input", { type: "file", accept: "image/*", hidden: true });
   const drop = element("label", { id: "drop", textContent: "Drop a picture here, or click to choose one" });
-  const use = (file) => {
+  const take = (file) => {
     drop.replaceChildren(element("img", { src: URL.createObjectURL(file), alt: "your picture" }), picker);
-    predict(file, file.type || "application/octet-stream");
+    use(file);
   };
   drop.append(picker);
-  picker.onchange = () => picker.files[0] && use(picker.files[0]);
+  picker.onchange = () => picker.files[0] && take(picker.files[0]);
   drop.ondragover = (event) => { event.preventDefault(); drop.classList.add("over"); };
   drop.ondragleave = () => drop.classList.remove("over");
-  drop.ondrop = (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) use(event.dataTransfer.files[0]); };
-  ask.append(drop, samples(async (reply) => use(await reply.blob())));
+  drop.ondrop = (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); };
+  return [drop, take];
+}
+
+function imagePart() {
+  const [drop, take] = dropZone((file) => predict(file, file.type || "application/octet-stream"));
+  ask.append(drop, samples(async (reply) => take(await reply.blob())));
 }
 
 function field(column) {
@@ -69,20 +74,60 @@ function field(column) {
   return element("input", { name: column.name, type: "number", step: "any", placeholder: String(column.fill) });
 }
 
+function labelled(column) {
+  return element("label", { textContent: column.name }, field(column));
+}
+
+function value(form, column) {
+  const text = form.elements.namedItem(column.name).value;
+  if (text === "") return null;
+  return column.type === "numeric" ? Number(text) : column.type === "boolean" ? text === "true" : text;
+}
+
 function tablePart() {
-  const form = element("form", {}, ...about.input.columns.map((column) => element("label", { textContent: column.name }, field(column))), element("button", { className: "go", textContent: "Predict" }));
-  const read = (column) => {
-    const text = form.elements.namedItem(column.name).value;
-    if (text === "") return null;
-    return column.type === "numeric" ? Number(text) : column.type === "boolean" ? text === "true" : text;
-  };
+  const columns = about.input.columns;
+  const form = element("form", {}, ...columns.map(labelled), element("button", { className: "go", textContent: "Predict" }));
   form.onsubmit = (event) => {
     event.preventDefault();
-    predict(JSON.stringify({ row: Object.fromEntries(about.input.columns.map((c) => [c.name, read(c)])) }), "application/json");
+    predict(JSON.stringify({ row: Object.fromEntries(columns.map((c) => [c.name, value(form, c)])) }), "application/json");
   };
   const fill = async (reply) => {
     const row = await reply.json();
-    for (const column of about.input.columns) form.elements.namedItem(column.name).value = row[column.name] ?? "";
+    for (const column of columns) form.elements.namedItem(column.name).value = row[column.name] ?? "";
+    form.requestSubmit();
+  };
+  ask.append(samples(fill), form);
+}
+
+function base64(file) {
+  return new Promise((done, fail) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => fail(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+function mixedPart() {
+  const { image, text, table, image_column: photo, text_column: words } = about.input;
+  const columns = table ? table.columns : [], form = element("form", {}), area = element("textarea", { placeholder: words });
+  let picture = Promise.resolve("");
+  const [drop, take] = dropZone((file) => { picture = base64(file); });
+  if (image) form.append(drop);
+  if (text) form.append(element("label", { textContent: words }, area));
+  form.append(...columns.map(labelled), element("button", { className: "go", textContent: "Predict" }));
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    const row = Object.fromEntries(columns.map((c) => [c.name, value(form, c)]));
+    if (image) row[photo] = await picture;
+    if (text) row[words] = area.value;
+    predict(JSON.stringify({ row }), "application/json");
+  };
+  const fill = async (reply) => {
+    const row = await reply.json();
+    if (image) take(new Blob([Uint8Array.from(atob(row[photo]), (c) => c.charCodeAt(0))]));
+    if (text) area.value = row[words];
+    for (const column of columns) form.elements.namedItem(column.name).value = row[column.name] ?? "";
     form.requestSubmit();
   };
   ask.append(samples(fill), form);
@@ -102,4 +147,4 @@ function textPart() {
   ask.append(samples(async (reply) => { area.value = (await reply.json()).text; form.requestSubmit(); }), form);
 }
 
-({ image: imagePart, table: tablePart, tensor: tensorPart, text: textPart })[about.input.type]();
+({ image: imagePart, table: tablePart, tensor: tensorPart, text: textPart, mixed: mixedPart })[about.input.type]();

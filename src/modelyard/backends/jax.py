@@ -36,7 +36,7 @@ from modelyard.backends.jax_model import (
 from modelyard.backends.jax_recompute import recompute_blocks
 from modelyard.backends.jax_start import put_weights, weights_of
 from modelyard.backends.jax_state import restored, snapshot_of
-from modelyard.backends.jax_step import Programs, compile_programs, seed_words
+from modelyard.backends.jax_step import Programs, compile_programs, finishing, seed_words
 from modelyard.backends.jax_treatment import treat
 from modelyard.backends.jax_update import State as OptimizerState
 from modelyard.backends.jax_update import begin_state, make_update
@@ -140,7 +140,7 @@ class Jax(Backend):
         base = base_digest(found, kept) if optimizer.lora else ""
         return JaxState(
             model=found.outlined(),
-            programs=compile_programs(found, opened, update, input, parts, half=half),
+            programs=compile_programs(found, opened, update, finishing(input, parts), half=half),
             settings=optimizer,
             execution=execution,
             parameters=parameters,

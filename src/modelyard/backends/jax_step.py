@@ -44,13 +44,11 @@ def compile_programs(
     model: Functional,
     task: Task,
     update: Update,
-    spec: NaturalInput | None,
-    parts: Sequence[Part],
+    finish: Callable[[jax.Array], Any],
     *,
     half: bool,
 ) -> Programs:
-    """``parts``: of the rows of bytes that samples of several parts are; ``half``: the model computes in bfloat16; weights, losses and updates stay in float32."""
-    finish = _finish(spec, parts)
+    """``finish``: see ``finishing``; ``half``: the model computes in bfloat16, all else in float32."""
     outlines, averaged = model.trained(model.parameters), model.averaged
     members = (*outlines, *itertools.compress(model.kept, averaged))
     sizes, count = [int(np.prod(p.shape)) for p in members], len(outlines)
@@ -178,7 +176,7 @@ def _halved(value: jax.Array) -> jax.Array:
     return value.astype(jnp.bfloat16) if value.dtype == jnp.float32 else value
 
 
-def _finish(spec: NaturalInput | None, parts: Sequence[Part]) -> Callable[[jax.Array], Any]:
+def finishing(spec: NaturalInput | None, parts: Sequence[Part]) -> Callable[[jax.Array], Any]:
     """Model form from pictures as they are stored, or from rows of several parts; others stay as they are."""
     if parts:
         return lambda rows: {part.name: _taken_out(rows, part) for part in parts}

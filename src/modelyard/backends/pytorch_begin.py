@@ -127,15 +127,7 @@ def begin_training(
     treated = treat(model, settings)  # layers that wait for their first input have weights by now
     if world.size > 1:
         make_equal(model)
-    shape, dtype = given_form(signature, parts)
-    subject = Subject(
-        model=model,
-        call=call,
-        shape=shape,
-        dtype=dtype,
-        device=device,
-        reduce=reduce,
-    )
+    subject = Subject(model, call, *given_form(signature, parts), device, reduce)
     execution, measured = settle(_wanted(settings, world), subject)
     if execution.parallel == "replicate":
         order_weights(model, channels_last=execution.channels_last is True)

@@ -42,7 +42,7 @@ class Entry:
         return [*start, "-m", module, "--options", options, "--workers", str(workers)]
 
 
-_TUNED, _KIND = "tuned", "channels-last,fused,bytes,onednn,attention"
+_TUNED, _KIND = "tuned", "channels-last,fused,bytes,mixed,attention"
 TABLE = {
     "by hand": Entry("by_hand", "torch", launcher=TORCHRUN, group="by hand", share=0.4),
     "by hand compiled": Entry("by_hand", "torch", "compiled", TORCHRUN, group="by hand", share=0.4),

@@ -5,7 +5,7 @@ again and again would be fitted at once, and then flatters: the branches of max-
 foreseen, and everything stays in the caches. No shuffling, no records, no meetings.
 
 Options say what kind: ``channels-last``, ``fused`` (AdamW, by ``optimizer.step()``), ``direct`` (the same kernel,
-called without ``optimizer.step()``, by the product's own code), ``onednn`` (large dense layers by the kernels that
+called without ``optimizer.step()``, by the product's own code), ``onednn`` or ``mixed`` (large dense layers by the kernels that
 ours may choose), ``attention`` (its kernels of attention), ``compiled``, ``bytes`` (pictures come as they are stored and are normalised in the step,
 as ours do), ``parts`` (say where the time goes); with several workers it is bare DistributedDataParallel.
 """
@@ -102,10 +102,11 @@ def train(turn: Turn) -> None:
 
 def kernels(turn: Turn) -> AbstractContextManager[Any]:
     stack = ExitStack()
-    if "onednn" in turn.options:
-        from modelyard.backends.pytorch_linear import OneDNN
+    for name in turn.options:
+        if name in ("onednn", "mixed"):
+            from modelyard.backends.pytorch_linear import KINDS
 
-        stack.enter_context(OneDNN())
+            stack.enter_context(KINDS[name]())
     if "attention" in turn.options:
         from modelyard.backends.pytorch_attention import Attention
 

@@ -164,6 +164,7 @@ def test_what_may_differ_from_step_to_step_is_not_recorded(build: Callable[[], n
         Execution(micro_batch=4),
         Execution(parallel="shard"),
         Execution(linear="onednn"),
+        Execution(linear="mixed"),
     ],
 )
 def test_other_ways_of_computing_are_not_recorded(execution: Execution) -> None:

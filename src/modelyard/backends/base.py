@@ -70,7 +70,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool | Literal["auto"] = False
     channels_last: bool | Literal["auto"] = "auto"
     """Memory order of pictures and kernels; no matter to models without convolutions."""
-    linear: Literal["auto", "blas", "onednn"] = "blas"
+    linear: Literal["auto", "blas", "onednn", "mixed"] = "blas"
     """Which library computes large dense layers in training, where a backend has two of them."""
     parallel: Literal["replicate", "shard"] = "replicate"
     """``shard``: each worker keeps a slice of weights, gradients and optimizer state."""

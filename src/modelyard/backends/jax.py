@@ -326,9 +326,9 @@ class Jax(Backend):
                 'the jax backend has no train.parallel = "shard"',
                 'use parallel = "replicate": each worker keeps all weights',
             )
-        if wanted.linear == "onednn":
+        if wanted.linear in ("onednn", "mixed"):
             raise TrainingError(
-                'the jax backend has no train.linear = "onednn": XLA chooses',
+                f'the jax backend has no train.linear = "{wanted.linear}": XLA chooses',
                 'set train.linear = "auto"',
             )
         if wanted.channels_last is True:

@@ -112,9 +112,10 @@ def _check(wanted: Execution, world: World, *, channels_last: bool) -> None:
             'the keras backend has no train.parallel = "shard"',
             'use "replicate", or return a PyTorch model',
         )
-    if wanted.linear == "onednn":
+    if wanted.linear in ("onednn", "mixed"):
         raise TrainingError(
-            'the keras backend has no train.linear = "onednn"', 'set train.linear = "auto"'
+            f'the keras backend has no train.linear = "{wanted.linear}"',
+            'set train.linear = "auto"',
         )
     if isinstance(wanted.channels_last, bool) and wanted.channels_last != channels_last:
         raise TrainingError(

@@ -102,7 +102,7 @@ def recordable(model: nn.Module, parameters: Sequence[nn.Parameter], execution: 
     plain = (
         execution.precision == "float32"
         and execution.compile is not True
-        and execution.linear != "onednn"
+        and execution.linear not in ("onednn", "mixed")
         and execution.micro_batch is None
         and execution.parallel == "replicate"
     )

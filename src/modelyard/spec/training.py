@@ -242,10 +242,10 @@ class TrainSection(Section):
         description="Keep a pixel's channels side by side. auto: for convolutional models, measured "
         "where precision or compile is auto.",
     )
-    linear: Literal["auto", "blas", "onednn"] = Field(
+    linear: Literal["auto", "blas", "onednn", "mixed"] = Field(
         "auto",
         description="Which library computes large dense layers of a float32 step on a CPU; they differ by "
-        "rounding. auto: measured when training begins (on the AMD processor tried, onednn was about twice as fast).",
+        "rounding. mixed: oneDNN, but BLAS for the gradients of weights. auto: measured when training begins.",
     )
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
+from modelyard.backends import pytorch_tune
 from modelyard.backends.base import Batch, Execution, OptimizerSettings, StepSettings
 from modelyard.backends.contract import Case, read_result, run_workers
 from modelyard.backends.pytorch import PyTorch
-from modelyard.backends.pytorch_precision import half_precision
 from modelyard.backends.pytorch_tune import Subject, _times, settle
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import Signature, Tensor
@@ -89,15 +90,44 @@ def test_measuring_leaves_weights_statistics_and_random_numbers_as_they_were() -
     assert any("ms a step, against" in words for words in said)
 
 
-def test_the_chosen_one_is_the_faster_one() -> None:
-    model = cnn()
-    chosen, _ = settle(Execution(precision="auto", samples=16), subject(model))
-    half = half_precision(torch.device("cpu"))
-    for other in [Execution(channels_last=False, samples=16)] + (
-        [Execution(precision="bfloat16", channels_last=True, samples=16)] if half else []
-    ):
-        mine, theirs = _times([chosen, other], subject(model))
-        assert mine < 1.5 * theirs  # with room for a busy machine
+@pytest.mark.parametrize(
+    ("last", "half", "wanted"),
+    [
+        (0.5, 0.5, (True, "bfloat16")),
+        (0.5, 2.0, (True, "float32")),
+        (2.0, 2.0, (False, "float32")),
+        (0.99, 0.99, (False, "float32")),  # so little is not worth other rounding
+    ],
+)
+def test_the_chosen_one_is_the_faster_one(
+    monkeypatch: pytest.MonkeyPatch, last: float, half: float, wanted: tuple[bool, str]
+) -> None:
+    """By given times: on a busy machine those that are measured say nothing about the choice."""
+
+    def times(candidates: Sequence[Execution], _: Subject) -> list[float]:
+        return [
+            0.01
+            * (last if one.channels_last is True else 1.0)
+            * (half if one.precision == "bfloat16" else 1.0)
+            for one in candidates
+        ]
+
+    monkeypatch.setattr(pytorch_tune, "_times", times)
+    monkeypatch.setattr(pytorch_tune, "half_precision", lambda _: "bfloat16")
+    chosen, _ = settle(Execution(precision="auto", samples=16), subject(cnn()))
+    assert (chosen.channels_last, chosen.precision) == wanted
+
+
+def test_what_cannot_be_compiled_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real passes of both."""
+
+    def broken(_: nn.Module) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(pytorch_tune, "compiled", lambda _: broken)
+    plain = Execution(channels_last=False, samples=16)
+    first, second = _times([plain, replace(plain, compile=True)], subject(cnn()))
+    assert 0 < first < float("inf") == second
 
 
 def test_sharded_weights_are_not_measured_whole() -> None:

@@ -98,7 +98,7 @@ def test_an_edited_file_is_seen_at_once_and_no_bytecode_is_left(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "model", "args", "what", "mend"),
     [
-        ("mlpp", "", {}, "did you mean 'mlp'?", "one of: cnn, mlp"),
+        ("mlpp", "", {}, "did you mean 'mlp'?", "one of: cnn, fusion, mlp"),
         ("modle:build", "", {}, "did you mean 'model:build'?", "make that file"),
         ("model:biuld", "def build(): ...", {}, "did you mean 'build'?", "it has: build"),
         ("model:net", "net = 3", {}, "is a int, not a function", "def build(): return net"),

@@ -14,6 +14,7 @@ from modelyard.backends import pytorch_tune
 from modelyard.backends.base import Batch, Execution, OptimizerSettings, StepSettings
 from modelyard.backends.contract import Case, read_result, run_workers
 from modelyard.backends.pytorch import PyTorch
+from modelyard.backends.pytorch_precision import half_precision
 from modelyard.backends.pytorch_tune import Subject, _times, settle
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import Signature, Tensor

@@ -1,8 +1,6 @@
 """The moving average of weights (EMA): the same arithmetic in all backends, judged and exported in the weights' place."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +182,3 @@ def test_two_workers_keep_what_one_keeps(case: Case, parallel: str, tmp_path: Pa
             start = part["offset"][0] if part else 0
             own = whole[name][start : start + len(average)]
             np.testing.assert_allclose(average, own, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", ["jax", "torch"])
-def test_keras_keeps_it_elsewhere_too(framework: str) -> None:
-    pytest.importorskip(framework)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "keras and not elsewhere"],
-        capture_output=True, text=True, timeout=280,
-        env={**os.environ, "KERAS_BACKEND": framework},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]

@@ -1,4 +1,4 @@
-"""The Keras backend keeps the contract, on each framework that Keras stands on, and what is special about it."""
+"""The Keras backend keeps the contract, and what is special about it; `test_keras_elsewhere.py`: not only on TensorFlow."""
 
 import os
 import subprocess
@@ -40,22 +40,6 @@ class TestContract(BackendContract):
             assert "KERAS_BACKEND=tensorflow" in caught.value.mend
             return
         super().test_the_export_answers_as_the_model_does(tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", ["jax", "torch"])
-def test_the_same_model_keeps_the_contract_elsewhere(framework: str) -> None:
-    """Keras chooses what it stands on when it is imported: a process of its own."""
-    pytest.importorskip(framework)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        [*command, "-k", "TestContract or resume or odd or workers"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "KERAS_BACKEND": framework, "MODELYARD_INNER": "1"},
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
 
 
 def test_dropout_draws_from_the_steps_seed_alone() -> None:

@@ -1,7 +1,5 @@
 """Every optimizer of every backend takes the steps of its paper, and those of the framework's own."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,24 +83,6 @@ def test_keras(kind: str) -> None:
     from modelyard.backends.keras import Keras
 
     check(Keras, lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)]), kind)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", ["jax", "torch"])
-def test_keras_elsewhere(framework: str) -> None:
-    """Keras chooses what it stands on when it is imported: a process of its own."""
-    pytest.importorskip("keras")
-    pytest.importorskip(framework)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    done = subprocess.run(
-        [*command, *(f"{__file__}::test_keras[{kind}]" for kind in KINDS)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "KERAS_BACKEND": framework},
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert f"{len(KINDS)} passed" in done.stdout
 
 
 @SETTINGS

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,19 @@ from modelyard.engines.forerunner import kept
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")
+
+# JAX keeps what it has compiled for all processes of a run: tests compile the same few steps again and again, and
+# that is most of their time. What is loaded is the same machine code.
+COMPILED = Path(tempfile.gettempdir()) / f"modelyard-tests-compiled-{os.getpid()}"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure() -> None:
+    """The first process of a run removes it; those it started have the variable from it."""
+    shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

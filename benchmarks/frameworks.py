@@ -19,9 +19,10 @@ from benchmarks.training_turns import Case, Turns
 from benchmarks.training_work import WORKS, make_data
 
 GROUPS = {
-    "TensorFlow": (
-        "modelyard keras (TensorFlow)",
-        ("tf.function", "Keras (TensorFlow)", "Keras (TensorFlow) XLA"),
+    "TensorFlow": ("modelyard keras (TensorFlow)", ("tf.function", "Keras (TensorFlow)")),
+    "TensorFlow, compiled by XLA": (
+        "modelyard keras (TensorFlow) XLA",
+        ("tf.function XLA", "Keras (TensorFlow) XLA"),
     ),
     "JAX": ("modelyard jax", ("jax.jit", "Keras (JAX)")),
     "Keras on JAX": ("modelyard keras (JAX)", ("jax.jit", "Keras (JAX)")),

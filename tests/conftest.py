@@ -12,8 +12,6 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from modelyard.engines.forerunner import kept
-
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")
@@ -30,13 +28,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 def pytest_unconfigure() -> None:
     """The first process of a run removes it; those it started have the variable from it."""
     shutil.rmtree(COMPILED, ignore_errors=True)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def warm_workers() -> Iterator[None]:
-    """The trainings that tests do in their own process import a framework once, and not each time."""
-    with kept(2, apart_from=("PYTEST_CURRENT_TEST",)):
-        yield
 
 
 @pytest.fixture

@@ -66,10 +66,14 @@ TABLE = {
     "Keras (TensorFlow) XLA": Entry("keras_fit", "keras", "tensorflow,jit", most=1, share=0.5),
     "Keras (JAX)": Entry("keras_fit", "keras", "jax", most=1, share=0.4),
     "Keras (PyTorch)": Entry("keras_fit", "keras", "torch", most=1, share=0.25),
-    "tf.function": Entry("tensorflow_loop", "tensorflow", most=1),
+    "tf.function": Entry("tensorflow_loop", "tensorflow", "tensorflow", most=1),
+    "tf.function XLA": Entry("tensorflow_loop", "tensorflow", "tensorflow,jit", most=1),
     "jax.jit": Entry("jax_loop", "jax", most=1),
     "modelyard": Entry("modelyard_train", "modelyard", group=""),
     "modelyard keras (TensorFlow)": Entry("modelyard_train", "keras", "keras,tensorflow", group=""),
+    "modelyard keras (TensorFlow) XLA": Entry(
+        "modelyard_train", "keras", "keras,tensorflow,jit", group=""
+    ),
     "modelyard keras (JAX)": Entry("modelyard_train", "keras", "keras,jax", group=""),
     "modelyard keras (PyTorch)": Entry("modelyard_train", "keras", "keras,torch", group=""),
     "modelyard jax": Entry("modelyard_train", "jax", "jax", group=""),
@@ -77,6 +81,6 @@ TABLE = {
 """``tuned`` peers have the data, memory format and optimizer of the loop by hand of that name: what is left is their loop."""
 
 OTHER_FRAMEWORKS = frozenset(
-    {"jax.jit", *(name for name in TABLE if name.startswith("modelyard "))}
+    {"jax.jit", "tf.function XLA", *(name for name in TABLE if name.startswith("modelyard "))}
 )
 """Compared in ``benchmarks.frameworks``, each with those of its own framework."""

@@ -2,7 +2,7 @@
 
 The rate is read from the run's own events, from the first that follows the warm-up to the last: what
 lies between is everything that the loop does. The data were prepared once, beside the others'. The options ``keras`` (then
-on which framework) and ``jax`` train the same model in these; with the option ``parts`` a clock in the workers says
+on which framework) and ``jax`` train the same model in these, with ``jit`` compiled by XLA as Keras' option says; with the option ``parts`` a clock in the workers says
 where the time goes.
 """
 
@@ -56,6 +56,7 @@ epochs = {epochs}
 evaluate_every = 100000
 optimizer = {{ name = "adamw", lr = {rate}, weight_decay = {decay} }}
 schedule = {{ name = "constant", warmup = 0.0 }}
+compile = {compile}
 """
 FOUND = "parts.json"
 _DATA = {
@@ -96,6 +97,7 @@ def project(turn: Turn) -> Path:
             workers=turn.workers,
             epochs=(turn.warm_up + turn.steps) * work.batch / work.samples,
             rate=RATE,
+            compile="true" if "jit" in turn.options else '"auto"',
             decay=DECAY,
         )
     )

@@ -1,13 +1,10 @@
 """A loop written by hand in TensorFlow after its guide: ``GradientTape`` in a ``tf.function``, a ``tf.data`` pipeline."""
 
 import os
-import sys
 
-sys.argv += ["--options", "tensorflow"]  # the models are those of Keras
-
-from benchmarks.keras_models import build  # noqa: E402
-from benchmarks.training_contenders.keras_fit import data_of, keras, tf  # noqa: E402
-from benchmarks.training_work import DECAY, RATE, Turn, Watch, read_turn, report  # noqa: E402
+from benchmarks.keras_models import build
+from benchmarks.training_contenders.keras_fit import data_of, keras, tf
+from benchmarks.training_work import DECAY, RATE, Turn, Watch, read_turn, report
 
 
 def train(turn: Turn) -> None:
@@ -15,7 +12,7 @@ def train(turn: Turn) -> None:
     optimizer = keras.optimizers.AdamW(RATE, weight_decay=DECAY)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    @tf.function
+    @tf.function(jit_compile="jit" in turn.options)
     def step(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = loss_of(targets, model(inputs, training=True))

@@ -4,16 +4,26 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelyard.data.dataset import prepare
+from modelyard.engines.forerunner import kept
 from modelyard.spec.project import Project
 from modelyard.spec.read import read_project
 from modelyard.spec.records import Dataset
 from modelyard.store import Store, open_store
+
+
+@pytest.fixture(autouse=True, scope="module")
+def warm_workers() -> Iterator[None]:
+    """The trainings that a module's tests do in their own process import a framework once, and not each time."""
+    with kept(2, apart_from=("PYTEST_CURRENT_TEST",)):
+        yield
+
 
 MODEL = """
 from torch import nn
@@ -65,6 +75,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from modelyard.data.dataset import prepare
+from modelyard.engines.forerunner import kept
 from modelyard.spec.errors import YardError
 from modelyard.spec.read import read_project
 from modelyard.store import open_store

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,10 @@ def processes_about(folder: Path) -> list[psutil.Process]:
 def nothing_left(tmp_path: Path) -> Iterator[Path]:
     """``tmp_path``, with the check that no process that was given a path in it outlives the test."""
     yield tmp_path
-    left = processes_about(tmp_path)
+    # One that has just been told to end, or comes after the end and sees it, may take a moment on a busy machine.
+    deadline = time.monotonic() + 10
+    while (left := processes_about(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     told = [(process.pid, process.cmdline()) for process in left]
     for process in left:
         process.kill()

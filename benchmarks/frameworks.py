@@ -20,7 +20,7 @@ from benchmarks.training_work import WORKS, make_data
 
 GROUPS = {
     "TensorFlow": ("modelyard keras (TensorFlow)", ("tf.function", "Keras (TensorFlow)")),
-    "TensorFlow, compiled by XLA": (
+    "TensorFlow with XLA": (
         "modelyard keras (TensorFlow) XLA",
         ("tf.function XLA", "Keras (TensorFlow) XLA"),
     ),

@@ -77,6 +77,13 @@ def nothing_left(tmp_path: Path) -> Iterator[Path]:
     assert not told, f"left behind: {told}"
 
 
+@pytest.fixture
+def new_children() -> Callable[[], list[psutil.Process]]:
+    """The children of this process that the test has started: a test before it may have left a compiler's process."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
+
+
 @pytest.fixture(scope="session")
 def small_bundle() -> Callable[[Path], Any]:
     """Make a bundle in a folder: ``y = x W``, three classes from four numbers; returns W (4, 3)."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -118,12 +119,14 @@ def test_numpy_draws_other_numbers_in_each_worker(tmp_path: Path) -> None:
     assert lines[0] != lines[1]
 
 
-def test_a_killed_forerunner_takes_its_workers_along_and_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_forerunner_takes_its_workers_along_and_is_replaced(
+    tmp_path: Path, new_children: Callable[[], list[psutil.Process]]
+) -> None:
     engine = Local()
     work = job(tmp_path, "-c", HANG)
     handle = engine.submit(engine.plan(work))
     _until_logged(engine, handle, "waiting")
-    (forerunner,) = psutil.Process().children()
+    (forerunner,) = new_children()
     assert {w.pid for w in engine.poll(handle).workers} == {c.pid for c in forerunner.children()}
     forerunner.kill()
     status = _until(engine, handle, lambda now: all(w.state == "failed" for w in now.workers))
@@ -133,7 +136,7 @@ def test_a_killed_forerunner_takes_its_workers_along_and_is_replaced(tmp_path: P
     assert engine.poll(again).state == "running"
     engine.cancel(again, grace=0)
     engine.close()
-    assert psutil.Process().children() == []
+    assert new_children() == []
 
 
 def test_closing_ends_the_forerunner_and_what_is_left_of_its_workers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -199,13 +200,15 @@ def test_a_folder_without_permission_is_one_message(tmp_path: Path) -> None:
         engine.submit(engine.plan(job(tmp_path, "pass")))
 
 
-def test_a_second_worker_that_cannot_start_takes_the_first_with_it(tmp_path: Path) -> None:
+def test_a_second_worker_that_cannot_start_takes_the_first_with_it(
+    tmp_path: Path, new_children: Callable[[], list[psutil.Process]]
+) -> None:
     engine = Local()
     plan = engine.plan(job(tmp_path, "import time; time.sleep(600)", size=2))
     (tmp_path / "logs" / "rank-1.log").mkdir(parents=True)
     with pytest.raises(StoreError, match=r"rank-1\.log"):
         engine.submit(plan)
-    assert psutil.Process().children() == []
+    assert new_children() == []
 
 
 def test_an_unknown_handle_and_rank_are_refused(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_workers_agree_on_running_statistics(tmp_path: Path) -> None:
 
 
 def test_samples_and_pieces_change_nothing() -> None:
-    """Looking at weights and gradients costs a pass; a share in pieces gives the same step."""
+    """Looking at weights and gradients is the same program; a share in pieces gives the same step."""
     ends = []
     for micro, look in ((None, False), (None, True), (3, False)):
         optimizer = OptimizerSettings(name="sgd", execution=Execution(micro_batch=micro))
@@ -120,6 +120,21 @@ def test_samples_and_pieces_change_nothing() -> None:
     for name, array in ends[0].items():
         np.testing.assert_array_equal(array, ends[1][name])
         np.testing.assert_allclose(array, ends[2][name], atol=1e-6)
+
+
+def test_memory_that_is_written_again_after_a_step_was_read_by_then() -> None:
+    """Programs may run beside Python: a batch's memory may hold the next one before they have begun."""
+    losses = []
+    for again in (False, True):
+        backend, state = _begin(CNN, ADAMW)
+        inputs = np.random.default_rng(0).normal(size=(2048, 1, 8, 8)).astype(np.float32)
+        batch = Batch(inputs=inputs, targets=np.arange(2048) % 3, global_size=2048)
+        for step in range(2):
+            state, result = backend.step(state, batch, StepSettings(learning_rate=0.1, seed=step))
+        if again:
+            batch.inputs[:], batch.targets[:] = 1e6, 0
+        losses.append(float(result.loss))
+    assert losses[0] == losses[1]
 
 
 def test_losses_are_those_of_pytorch() -> None:

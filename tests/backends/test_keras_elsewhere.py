@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 CHECKS = (
     "test_keras.py::TestContract",
     "test_keras.py::test_workers_agree_on_running_statistics",
+    "test_keras.py::test_samples_and_pieces_change_nothing",
+    "test_keras.py::test_memory_that_is_written_again_after_a_step_was_read_by_then",
     "test_update_rules.py::test_keras",
     "test_average.py",
 )

@@ -48,6 +48,7 @@ from modelyard.backends.jax_workers import (
     explain,
 )
 from modelyard.backends.lora import other_base
+from modelyard.backends.sampled_values import named_values
 from modelyard.spec.errors import TrainingError
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
@@ -56,7 +57,6 @@ from modelyard.tasks.own_loss import OwnLoss
 from modelyard.tasks.parts import parts_of
 
 _ALONE = World(rank=0, size=1, rendezvous="")
-_MOST_TENSORS, _MOST_VALUES = 128, 4096
 
 
 @dataclass(eq=False)
@@ -244,6 +244,7 @@ class Jax(Backend):
             None if limit is None else np.float32(limit)
             for limit in (settings.clip_value, settings.clip_norm)
         )
+        look = settings.measure_norm or settings.sample_values
         most = state.execution.micro_batch or len(batch.targets)
         if self._world.size == 1 and len(batch.targets) <= most:
             self.before_exchange()
@@ -254,20 +255,23 @@ class Jax(Backend):
                 self._batch(state, batch, settings.seed, slice(None)),
                 rate,
                 limits,
+                look,
             )
-            state.parameters, state.optimizer, state.kept, loss, norm, gradients = new
+            state.parameters, state.optimizer, state.kept, loss, norm, seen = new
         else:
             flat, counts, loss = self._gathered(state, batch, settings.seed, most)
             new = state.programs.update(
-                state.parameters, state.optimizer, state.kept, counts, flat, rate, limits
+                state.parameters, state.optimizer, state.kept, counts, flat, rate, limits, look
             )
-            state.parameters, state.optimizer, state.kept, norm, gradients = new
+            state.parameters, state.optimizer, state.kept, norm, seen = new
         if state.average is not None:
             state.average.after(state.parameters)
-        if settings.measure_norm and norm is None:
-            norm = state.programs.norm(gradients)
-        samples = _samples(state, gradients) if settings.sample_values else None
-        return StepResult(loss=loss, gradient_norm=norm, samples=samples)
+        samples = None
+        if settings.sample_values:
+            trained = state.model.trained(state.parameters)
+            samples = named_values(state.model.trained_names, trained, np.array(seen))
+        measured = settings.measure_norm or settings.clip_norm is not None
+        return StepResult(loss=loss, gradient_norm=norm if measured else None, samples=samples)
 
     def _gathered(
         self, state: JaxState, batch: Batch, seed: int, most: int
@@ -358,15 +362,3 @@ class Jax(Backend):
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     """A copy; JAX counts in 32 bits."""
     return array.astype(np.int32) if array.dtype == np.int64 else np.array(array)
-
-
-def _samples(state: JaxState, gradients: Arrays) -> dict[str, NDArray[Any]]:
-    """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors."""
-    found: dict[str, NDArray[Any]] = {}
-    trained = state.model.trained(state.parameters)
-    named = list(zip(state.model.trained_names, trained, gradients, strict=True))
-    for name, weights, gradient in named[:: max(1, -(-len(named) // _MOST_TENSORS))]:
-        for kind, array in (("weights", weights), ("gradients", gradient)):
-            flat = np.asarray(array, np.float32).reshape(-1)
-            found[f"{kind}/{name}"] = flat[:: max(1, -(-flat.size // _MOST_VALUES))].copy()
-    return found

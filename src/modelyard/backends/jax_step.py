@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modelyard.backends.jax_look import looked_at, norm_of
 from modelyard.backends.jax_loss import JaxOps
 from modelyard.backends.jax_model import Arrays, Functional
 from modelyard.backends.jax_update import State, Update
@@ -37,7 +38,6 @@ class Programs:
     update: Callable[..., Any]
     outputs: Callable[..., Any]
     add: Callable[..., Any]
-    norm: Callable[..., Any]
 
 
 def compile_programs(
@@ -56,12 +56,18 @@ def compile_programs(
     moved = _moving(update)
 
     def alone(
-        parameters: Arrays, state: State, kept: Arrays, batch: Any, rate: Any, limits: Limits
+        parameters: Arrays,
+        state: State,
+        kept: Arrays,
+        batch: Any,
+        rate: Any,
+        limits: Limits,
+        look: Any,
     ) -> Any:
         trained = model.trained(parameters)
         (loss, kept), gradients = differentiate(trained, parameters, kept, *batch)
-        trained, state, norm = moved(trained, gradients, state, rate, limits)
-        return model.joined(parameters, trained), state, kept, loss, norm, gradients
+        trained, state, *seen = moved(trained, gradients, state, rate, limits, look)
+        return model.joined(parameters, trained), state, kept, loss, *seen
 
     def gradients(parameters: Arrays, kept: Arrays, batch: Any, share: jax.Array) -> Any:
         """One flat array: gradients, and running statistics by this worker's share of the batch."""
@@ -80,6 +86,7 @@ def compile_programs(
         flat: jax.Array,
         rate: Any,
         limits: Limits,
+        look: Any,
     ) -> Any:
         trained = model.trained(parameters)
         pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
@@ -89,8 +96,8 @@ def compile_programs(
             next(means).reshape(old.shape).astype(old.dtype) if mean else next(whole)
             for old, mean in zip(kept, averaged, strict=False)
         ] + kept[len(averaged) :]
-        trained, state, norm = moved(trained, found, state, rate, limits)
-        return model.joined(parameters, trained), state, kept, norm, found
+        trained, state, *seen = moved(trained, found, state, rate, limits, look)
+        return model.joined(parameters, trained), state, kept, *seen
 
     return Programs(
         alone=jax.jit(alone, donate_argnums=(0, 1, 2)),
@@ -98,7 +105,6 @@ def compile_programs(
         update=jax.jit(finish_step, donate_argnums=(0, 1, 2)),
         outputs=jax.jit(_outputs_of(model, finish)),
         add=jax.jit(jnp.add, donate_argnums=0),
-        norm=jax.jit(_norm),
     )
 
 
@@ -144,21 +150,26 @@ def _loss_of(
     return loss_of
 
 
-def _moving(update: Update) -> Callable[..., tuple[Arrays, State, Any]]:
-    """An update, after clipping where a limit is given: by value, by norm."""
+def _moving(update: Update) -> Callable[..., tuple[Arrays, State, jax.Array, jax.Array]]:
+    """An update, after clipping where a limit is given: by value, by norm; then what ``looked_at`` gives."""
 
     def moved(
-        parameters: Arrays, gradients: Arrays, state: State, rate: jax.Array, limits: Limits
-    ) -> tuple[Arrays, State, Any]:
-        norm, (bound, limit) = None, limits
+        parameters: Arrays,
+        gradients: Arrays,
+        state: State,
+        rate: jax.Array,
+        limits: Limits,
+        look: jax.Array,
+    ) -> tuple[Arrays, State, jax.Array, jax.Array]:
+        (bound, limit), (norm, seen) = limits, looked_at(gradients, look)
         if bound is not None:
             gradients = [jnp.clip(gradient, -bound, bound) for gradient in gradients]
         if limit is not None:
-            norm = _norm(gradients)
+            norm = norm_of(gradients)
             factor = jnp.minimum(limit / (norm + 1e-6), 1.0)
             gradients = [gradient * factor for gradient in gradients]
         parameters, state = update(parameters, gradients, state, rate)
-        return parameters, state, norm
+        return parameters, state, norm, seen
 
     return moved
 
@@ -166,10 +177,6 @@ def _moving(update: Update) -> Callable[..., tuple[Arrays, State, Any]]:
 def seed_words(seed: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     """A key's two words of 32 bits."""
     return np.array([(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-
-
-def _norm(gradients: Arrays) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.float32(0)))
 
 
 def _halved(value: jax.Array) -> jax.Array:

@@ -59,6 +59,7 @@ from modelyard.backends.keras_optimizer import Limits, factors
 from modelyard.backends.keras_start import put_weights, weights_of
 from modelyard.backends.keras_state import restore_average, restore_state, snapshot_state
 from modelyard.backends.lora import other_base
+from modelyard.backends.sampled_values import named_values, taken_of
 from modelyard.spec.records import TaskSpec
 from modelyard.spec.signature import NaturalInput, Signature
 from modelyard.spec.work import World
@@ -172,22 +173,25 @@ class Keras(Backend):
         """Raises TrainingError where another worker was lost, OutOfMemory, ModelError where the model raises."""
         state.show(average=False)
         with explain(self._world, self._device):
-            samples = self._sampled(state, batch, settings) if settings.sample_values else None
             changing = factors(settings.learning_rate, state.steps + 1, state.settings.betas)
             limits = Limits(norm=settings.clip_norm, value=settings.clip_value)
-            measure = settings.measure_norm
+            look = settings.measure_norm or settings.sample_values
             if self._world.size == 1 and not state.execution.micro_batch:
                 seeds = seed_values(state.subject, settings.seed)
                 given = (batch.inputs, _answers(batch), seeds, batch.global_size)
-                loss, norm = state.program.whole(*given, changing, limits, measure)
+                loss, norm, seen = state.program.whole(*given, changing, limits, look)
             else:
                 loss, flat = self._gradients(state, batch, settings.seed)
                 self.before_exchange()
                 self._add(state.subject, flat, len(batch.inputs) / batch.global_size)
-                norm = state.program.apply(flat, changing, limits, measure)
+                norm = state.program.apply(flat, changing, limits, look)
+                seen = taken_of(flat, _sizes(state.subject)) if settings.sample_values else None
         state.steps += 1
         if state.average is not None:
             state.average.follow()
+        samples = _samples(state, seen) if settings.sample_values else None
+        if not (settings.measure_norm or limits.norm is not None):
+            norm = None
         return state, StepResult(loss=loss, gradient_norm=norm, samples=samples)
 
     def evaluate(self, state: KerasState, inputs: NDArray[Any]) -> NDArray[np.float32]:
@@ -257,7 +261,7 @@ class Keras(Backend):
         answers, total = _answers(batch), None
         if not count:  # nobody's share: the weights' sizes are all that is needed
             return np.float32(0.0), np.zeros(_size(state.subject), np.float32)
-        trained, flat = _trained(state.subject), np.empty(0, np.float32)
+        trained, flat = sum(_sizes(state.subject)), np.empty(0, np.float32)
         for number, (start, end) in enumerate(itertools.pairwise(ends)):
             seeds = seed_values(state.subject, seed if not number else seed + number * 2**32)
             piece = tuple(answer[start:end] for answer in answers)
@@ -274,20 +278,11 @@ class Keras(Backend):
         """Gradients are summed, running statistics averaged by share; of the rest worker 0's are taken."""
         if self._world.size == 1:
             return
-        start = _trained(subject)
+        start = sum(_sizes(subject))
         end = start + sum(int(np.prod(v.shape)) for v in subject.statistics)
         flat[start:end] *= np.float32(share)
         flat[end:] *= self._world.rank == 0
         self._exchange.add(flat)
-
-    def _sampled(
-        self, state: KerasState, batch: Batch, settings: StepSettings
-    ) -> dict[str, NDArray[Any]]:
-        """Of the weights, and of this worker's gradients from a pass of its own that changes nothing."""
-        before = self.snapshot(state)
-        _, flat = self._gradients(state, batch, settings.seed)
-        self.restore(state, before)
-        return _spaced_values(state.subject, before, flat)
 
     def _make_equal(self, variable: Any) -> None:
         if self._world.size > 1:
@@ -303,13 +298,13 @@ def _answers(batch: Batch) -> tuple[NDArray[Any], ...]:
     return (batch.targets, batch.other_targets, batch.weight)
 
 
-def _trained(subject: Subject) -> int:
-    return sum(int(np.prod(v.shape)) for v in subject.trainable)
+def _sizes(subject: Subject) -> list[int]:
+    return [int(np.prod(v.shape)) for v in subject.trainable]
 
 
 def _size(subject: Subject) -> int:
     kept = (*subject.statistics, *subject.others)
-    return _trained(subject) + sum(int(np.prod(v.shape)) for v in kept)
+    return sum(_sizes(subject)) + sum(int(np.prod(v.shape)) for v in kept)
 
 
 @contextlib.contextmanager
@@ -324,22 +319,8 @@ def _float32(state: KerasState) -> Iterator[None]:
         back()
 
 
-_MOST_TENSORS, _MOST_VALUES = 128, 4096
-
-
-def _spaced_values(
-    subject: Subject, snapshot: Snapshot, flat: NDArray[np.float32]
-) -> dict[str, NDArray[Any]]:
-    """Evenly spaced values of weights and gradients, at most 4,096 of each of at most 128 tensors."""
-    names = {id(variable): name for name, variable in subject.names.items()}
-    found, start = {}, 0
-    every = max(1, -(-len(subject.trainable) // _MOST_TENSORS))
-    for place, variable in enumerate(subject.trainable):
-        name, count = names[id(variable)], int(np.prod(variable.shape))
-        if place % every == 0:
-            step = max(1, -(-count // _MOST_VALUES))
-            weights = snapshot.tensors[f"model.{name}"].reshape(-1)
-            found[f"weights/{name}"] = weights[::step].astype(np.float32)
-            found[f"gradients/{name}"] = flat[start : start + count : step].copy()
-        start += count
-    return found
+def _samples(state: KerasState, seen: Any) -> dict[str, NDArray[Any]]:
+    """Of the weights as they are now, and of the gradients that changed them."""
+    names = {id(variable): name for name, variable in state.subject.names.items()}
+    trained = [names[id(variable)] for variable in state.subject.trainable]
+    return named_values(trained, [as_array(v) for v in state.program.variables], as_array(seen))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.backends.jax_look import looked_at, norm_of
 from modelyard.backends.keras_model import Subject
 from modelyard.backends.keras_optimizer import Limits
 from modelyard.spec.errors import ExportError
@@ -59,7 +60,7 @@ class Program:
             [jnp.zeros_like(v.value) for _ in subject.rule.slots] for v in subject.trainable
         ]
         self.average: list[Tensor] = []
-        self._weights: list[Tensor] = []
+        self.variables: list[Tensor] = []
         self._rest: list[Tensor] = []
         self.refresh()
         self._whole = jax.jit(self._step, donate_argnums=(0, 1, 2))
@@ -75,30 +76,30 @@ class Program:
         size: float,
         factors: Array,
         limits: Limits,
-        measure: bool,
-    ) -> tuple[Tensor, Tensor]:
-        self._weights, self._rest, self.slots, loss, norm = self._whole(
-            self._weights, self._rest, self.slots,
-            inputs, tuple(answers), seeds, np.float32(size), factors, _given(limits),
+        look: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self.variables, self._rest, self.slots, loss, norm, seen = self._whole(
+            self.variables, self._rest, self.slots,
+            *_copied(inputs, answers), seeds, np.float32(size), factors, _given(limits), look,
         )  # fmt: skip
-        return loss, norm if measure or limits.norm is not None else None
+        return loss, norm, seen
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
     ) -> tuple[Tensor, Array]:
         loss, flat, self._rest = self._gradients(
-            self._weights, self._rest, inputs, tuple(answers), seeds, np.float32(size)
+            self.variables, self._rest, *_copied(inputs, answers), seeds, np.float32(size)
         )
         return loss, np.array(flat)
 
-    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
-        self._weights, self._rest, self.slots, norm = self._apply(
-            self._weights, self._rest, self.slots, flat, factors, _given(limits)
+    def apply(self, flat: Array, factors: Array, limits: Limits, look: bool) -> Tensor:
+        self.variables, self._rest, self.slots, norm = self._apply(
+            self.variables, self._rest, self.slots, flat, factors, _given(limits), look
         )
-        return norm if measure or limits.norm is not None else None
+        return norm
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
-        return np.asarray(self._outputs(self._weights, self._rest, inputs))
+        return np.asarray(self._outputs(self.variables, self._rest, inputs))
 
     def export(self, path: Path, signature: Signature) -> None:
         """There is no way from here; but the weights are the same on TensorFlow."""
@@ -108,24 +109,24 @@ class Program:
         )
 
     def begin_average(self) -> None:
-        self.average = [jnp.array(weight) for weight in self._weights]
+        self.average = [jnp.array(weight) for weight in self.variables]
 
     def follow(self, share: float) -> None:
-        self.average = _followed(self.average, self._weights, np.float32(share))
+        self.average = _followed(self.average, self.variables, np.float32(share))
 
     def exchange(self) -> None:
-        self._weights, self.average = self.average, self._weights
+        self.variables, self.average = self.average, self.variables
 
     def settle(self) -> None:
         """Bring the values home into the model's variables."""
-        for variable, value in zip(self._subject.trainable, self._weights, strict=True):
+        for variable, value in zip(self._subject.trainable, self.variables, strict=True):
             variable.assign(jnp.array(value))
         for variable, value in zip(self._fixed, self._rest, strict=True):
             variable.assign(jnp.array(value))
 
     def refresh(self) -> None:
         """Fetch the values from the model's variables: copies, as a step gives its own away."""
-        self._weights = [jnp.array(v.value) for v in self._subject.trainable]
+        self.variables = [jnp.array(v.value) for v in self._subject.trainable]
         self._rest = [jnp.array(v.value) for v in self._fixed]
 
     def _forward(self, weights: list[Tensor], rest: list[Tensor], inputs: Tensor) -> Tensor:
@@ -180,12 +181,13 @@ class Program:
         size: Tensor,
         factors: Tensor,
         clip: tuple[Tensor, Tensor],
+        look: Tensor,
     ) -> Any:
         loss, gradients, rest = self._loss_and_gradients(
             weights, rest, inputs, answers, seeds, size
         )
-        weights, slots, norm = self._update(weights, slots, gradients, factors, clip)
-        return weights, rest, slots, loss, norm
+        weights, slots, *seen = self._update(weights, slots, gradients, factors, clip, look)
+        return weights, rest, slots, loss, *seen
 
     def _applied(
         self,
@@ -195,6 +197,7 @@ class Program:
         flat: Tensor,
         factors: Tensor,
         clip: tuple[Tensor, Tensor],
+        look: Tensor,
     ) -> Any:
         rest = list(rest)
         shapes = [w.shape for w in weights] + [rest[place].shape for place in self._kept]
@@ -204,7 +207,8 @@ class Program:
         ]
         for part, place in zip(parts[len(weights) :], self._kept, strict=True):
             rest[place] = part.astype(rest[place].dtype)
-        weights, slots, norm = self._update(weights, slots, parts[: len(weights)], factors, clip)
+        found = parts[: len(weights)]
+        weights, slots, norm, _ = self._update(weights, slots, found, factors, clip, look)
         return weights, rest, slots, norm
 
     def _update(
@@ -214,20 +218,25 @@ class Program:
         gradients: list[Tensor],
         factors: Tensor,
         clip: tuple[Tensor, Tensor],
-    ) -> tuple[list[Tensor], list[list[Tensor]], Tensor]:
-        norm, (limit, bound) = _norm(gradients), clip
+        look: Tensor,
+    ) -> tuple[list[Tensor], list[list[Tensor]], Tensor, Tensor]:
+        raw, (limit, bound) = gradients, clip
+        norm, seen = looked_at(raw, look)
         if bound is not None:
             gradients = [jnp.clip(gradient, -bound, bound) for gradient in gradients]
-        share = jnp.minimum(limit / (norm + 1e-6), 1.0)
+        if limit is not None:
+            norm = norm_of(raw)
+            share = jnp.minimum(limit / (norm + 1e-6), 1.0)
+            gradients = [gradient * share for gradient in gradients]
         rule: Any = self._subject.rule.update
         update = partial(rule, factors=factors)
         made = [
-            update(weight, gradient * share, held, treated=treated)
+            update(weight, gradient, held, treated=treated)
             for weight, gradient, held, treated in zip(
                 weights, gradients, slots, self._subject.treated, strict=True
             )
         ]
-        return [weight for weight, _ in made], [held for _, held in made], norm
+        return [weight for weight, _ in made], [held for _, held in made], norm, seen
 
 
 def differentiate(
@@ -250,11 +259,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return program
 
 
-def _norm(gradients: list[Tensor]) -> Tensor:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients))
+def _copied(inputs: Array, answers: Sequence[Array]) -> tuple[Array, tuple[Array, ...]]:
+    """A program that has not begun yet reads its arguments from the caller's memory."""
+    return np.array(inputs), tuple(np.array(answer) for answer in answers)
 
 
 def _given(limits: Limits) -> tuple[Any, Any]:
-    """As a program takes them: the norm's is always there, so that the same one computes with and without."""
-    norm = np.float32(np.inf if limits.norm is None else limits.norm)
-    return norm, None if limits.value is None else np.float32(limits.value)
+    """As a program takes them: numbers that may differ from step to step, or None, which is another program."""
+    most, bound = (None if x is None else np.float32(x) for x in (limits.norm, limits.value))
+    return most, bound

@@ -106,7 +106,10 @@ class Subject:
             if self.finish is None:
                 raise ValueError("uint8 inputs need the `input` that begin() was not given")
             scale, shift = (ops.convert_to_tensor(part) for part in self.finish)
-            inputs = ops.cast(inputs, "float32") * scale + shift
+            if self.channels_last:  # turned before they take four bytes each
+                inputs = ops.transpose(inputs, LAST)
+                scale, shift = (ops.reshape(part, (-1,)) for part in (scale, shift))
+            return ops.cast(inputs, "float32") * scale + shift
         return ops.transpose(inputs, LAST) if self.channels_last else inputs
 
     def loss(self, outputs: Tensor, answers: Sequence[Tensor], size: Tensor) -> Tensor:
@@ -244,7 +247,9 @@ def _seeds(model: Any) -> Iterator[Variable]:
 
 def seed_values(subject: Subject, seed: int) -> NDArray[np.int64]:
     """A state for each generator, (generators, 2): from ``seed`` alone, and another for each."""
-    numbers = np.random.SeedSequence(seed).generate_state(2 * max(1, len(subject.seeds)))
+    if not subject.seeds:
+        return np.zeros((0, 2), np.int64)
+    numbers = np.random.SeedSequence(seed).generate_state(2 * len(subject.seeds))
     return (numbers.astype(np.int64) & 0x3FFFFFFF).reshape(-1, 2)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from modelyard.backends.keras_model import Subject
 from modelyard.backends.keras_optimizer import RATE, ROOT, STEP_SIZE, Limits
 from modelyard.backends.parameter_rules import Treatment
+from modelyard.backends.sampled_values import counts, places, stride
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
@@ -47,11 +48,12 @@ class Program:
             for v in self.variables
         ]
         self.average: list[Any] = []
-        self._compiled = compiled
-        self._whole: dict[bool, _Graphs] = {}
+        self._sampled = counts([int(np.prod(v.shape)) for v in self.variables])
+        self._whole = _Graphs(self._step, compiled=compiled)
         self._gradients = _Graphs(self._backward, compiled=compiled)
-        self._apply: dict[bool, _Graphs] = {}
+        self._apply = _Graphs(self._applied, compiled=compiled)
         self._sizes: dict[float, Tensor] = {}
+        self._looks = {look: tf.constant(look) for look in (False, True)}
         self._outputs = tf.function(self._forward, autograph=False, reduce_retracing=True)
 
     def whole(
@@ -62,27 +64,15 @@ class Program:
         size: float,
         factors: Array,
         limits: Limits,
-        measure: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and gradient norm, if it was asked for. Compiled, it is always there: the same bits come out."""
-        wanted = measure or limits.norm is not None or self._compiled
-        if wanted not in self._whole:
+        look: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss; the gradients' norm and sampled values, which are zeros where nobody looks.
 
-            def run(
-                inputs: Tensor,
-                answers: Any,
-                seeds: Tensor,
-                size: Tensor,
-                factors: Tensor,
-                clip: Any,
-            ) -> Any:
-                loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
-                return loss, self._update(gradients, factors, clip, wanted)
-
-            self._whole[wanted] = _Graphs(run, compiled=self._compiled)
+        The norm is also there where it limits the step. One graph is for both: see ``sampled_values``.
+        """
         given = (*self._asked(inputs, answers, seeds, size), factors, _given(limits))
-        loss, norm = self._whole[wanted](*given)
-        return loss, norm if measure or limits.norm is not None else None
+        loss, norm, seen = self._whole(*given, self._looks[look])
+        return loss, norm, seen
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
@@ -91,18 +81,10 @@ class Program:
         loss, flat = self._gradients(*self._asked(inputs, answers, seeds, size))
         return loss, flat.numpy()
 
-    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
-        """Take the step; gives the gradient norm where it was asked for."""
-        wanted = measure or limits.norm is not None or self._compiled
-        if wanted not in self._apply:
-
-            def run(flat: Tensor, factors: Tensor, clip: Any) -> Tensor:
-                parts = self._taken_apart(flat)
-                return self._update(parts, factors, clip, wanted)
-
-            self._apply[wanted] = _Graphs(run, compiled=self._compiled)
-        norm = self._apply[wanted](flat, factors, _given(limits))
-        return norm if measure or limits.norm is not None else None
+    def apply(self, flat: Array, factors: Array, limits: Limits, look: bool) -> Tensor:
+        """Take the step; gives the gradients' norm as ``whole`` does."""
+        (norm,) = self._apply(flat, factors, _given(limits), self._looks[look])
+        return norm
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self._outputs(tf.constant(inputs)).numpy()
@@ -172,6 +154,23 @@ class Program:
         found = tape.gradient(loss, self.variables, unconnected_gradients=zero)
         return loss, [tf.convert_to_tensor(gradient) for gradient in found]
 
+    def _step(
+        self,
+        inputs: Tensor,
+        answers: Sequence[Tensor],
+        seeds: Tensor,
+        size: Tensor,
+        factors: Tensor,
+        clip: Any,
+        look: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
+        return loss, *self._update(gradients, factors, clip, look)
+
+    def _applied(self, flat: Tensor, factors: Tensor, clip: Any, look: Tensor) -> tuple[Tensor]:
+        norm, _ = self._update(self._taken_apart(flat), factors, clip, look)
+        return (norm,)
+
     def _backward(
         self, inputs: Tensor, answers: Sequence[Tensor], seeds: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -193,12 +192,27 @@ class Program:
             variable.assign(tf.cast(part, variable.dtype))
         return shaped[: len(self.variables)]
 
-    def _update(self, gradients: list[Tensor], factors: Tensor, clip: Any, wanted: bool) -> Tensor:
-        norm: Tensor = tf.linalg.global_norm(gradients) if wanted else None
+    def _seen(self, gradients: list[Tensor]) -> Tensor:
+        """Their sampled values, (values,)."""
+        looked = [gradients[place] for place in places(len(gradients))]
+        flat = [tf.reshape(gradient, [-1]) for gradient in looked]
+        return tf.concat([values[:: stride(values.shape[0])] for values in flat], 0)
+
+    def _update(
+        self, gradients: list[Tensor], factors: Tensor, clip: Any, look: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Change the weights; the gradients' norm and sampled values, or zeros."""
         most, bound = clip
+        raw = gradients
+        norm, seen = tf.cond(
+            look,
+            lambda: (tf.linalg.global_norm(raw), self._seen(raw)),
+            lambda: (tf.zeros([]), tf.zeros([sum(self._sampled)])),
+        )
         if bound is not None:
             gradients = [tf.clip_by_value(gradient, -bound, bound) for gradient in gradients]
         if most is not None:
+            norm = tf.linalg.global_norm(raw)
             share = tf.minimum(most / (norm + 1e-6), 1.0)
             gradients = [gradient * share for gradient in gradients]
         rule = self._subject.rule
@@ -211,7 +225,7 @@ class Program:
             for slot, value in zip(slots, changed, strict=True):
                 slot.assign(value)
             variable.assign(weight)
-        return norm
+        return norm, seen
 
     def _adapt(
         self,
@@ -250,8 +264,13 @@ class _Graphs:
     """
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
-        self._function = tf.function(function, jit_compile=compiled, autograph=False)
-        self._compiled = compiled
+        program = tf.function(function, jit_compile=compiled, autograph=False)
+
+        def calling(*given: Any) -> Any:
+            return program(*given)
+
+        # XLA's program is called by a graph, which is run as quickly as any other.
+        self._function = tf.function(calling, autograph=False) if compiled else program
         self._found: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -260,22 +279,17 @@ class _Graphs:
         run = self._found.get(form)
         if run is None:
             graph = self._function.get_concrete_function(*tensors)
-            run = self._found[form] = graph if self._compiled else _runner(graph)
+            run = self._found[form] = _runner(graph)
         return run(*tensors)
 
 
 def _runner(graph: Any) -> Callable[..., Any]:
-    """``graph`` called with tensors, None and tuples of these; one for XLA must be called itself."""
+    """``graph`` called with tensors, None and tuples of these."""
     held, kinds = list(graph.captured_inputs), [output.dtype for output in graph.outputs]
-    outline = graph.structured_outputs
-    several = isinstance(outline, tuple)
-    there = [one is not None for one in (outline if several else (outline,))]
 
     def run(*arguments: Any) -> Any:
         given = [*_leaves(arguments), *held]
-        found = iter(tf.raw_ops.StatefulPartitionedCall(args=given, Tout=kinds, f=graph) or ())
-        results = tuple(next(found) if one else None for one in there)
-        return results if several else results[0]
+        return tf.raw_ops.StatefulPartitionedCall(args=given, Tout=kinds, f=graph)
 
     return run
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
 from modelyard.backends.keras_optimizer import Limits
+from modelyard.backends.sampled_values import places, stride
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
@@ -51,9 +52,9 @@ class Program:
 
     def __init__(self, subject: Subject, *, compiled: bool) -> None:
         self._subject = subject
-        self._variables = [v.value for v in subject.trainable]
+        self.variables = [v.value for v in subject.trainable]
         self.average: list[Tensor] = []
-        self.slots = [[torch.zeros_like(v) for _ in subject.rule.slots] for v in self._variables]
+        self.slots = [[torch.zeros_like(v) for _ in subject.rule.slots] for v in self.variables]
 
     def whole(
         self,
@@ -63,10 +64,11 @@ class Program:
         size: float,
         factors: Array,
         limits: Limits,
-        measure: bool,
-    ) -> tuple[Tensor, Tensor]:
+        look: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         loss, gradients = self._loss_and_gradients(inputs, answers, seeds, size)
-        return loss, self._update(gradients, factors, limits, measure)
+        seen = self._seen(gradients) if look else None
+        return loss, self._update(gradients, factors, limits, look), seen
 
     def gradients(
         self, inputs: Array, answers: Sequence[Array], seeds: Array, size: float
@@ -76,21 +78,21 @@ class Program:
         members = [*gradients, *(tensor.to(torch.float32) for tensor in kept)]
         return loss, torch.cat([member.detach().flatten() for member in members]).cpu().numpy()
 
-    def apply(self, flat: Array, factors: Array, limits: Limits, measure: bool) -> Tensor:
+    def apply(self, flat: Array, factors: Array, limits: Limits, look: bool) -> Tensor:
         kept = [*self._subject.statistics, *self._subject.others]
         members = [*self._subject.trainable, *kept]
         sizes = [int(np.prod(v.shape)) for v in members]
-        device = self._variables[0].device
+        device = self.variables[0].device
         parts = [
             part.reshape(tuple(v.shape))
             for part, v in zip(
                 torch.split(torch.from_numpy(flat).to(device), sizes), members, strict=True
             )
         ]
-        count = len(self._variables)
+        count = len(self.variables)
         for part, variable in zip(parts[count:], kept, strict=True):
             variable.assign(part.to(variable.value.dtype))
-        return self._update(parts[:count], factors, limits, measure)
+        return self._update(parts[:count], factors, limits, look)
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -106,15 +108,15 @@ class Program:
         export_onnx(_Forward(self._subject), path, signature)
 
     def begin_average(self) -> None:
-        self.average = [v.detach().clone() for v in self._variables]
+        self.average = [v.detach().clone() for v in self.variables]
 
     @torch.no_grad()
     def follow(self, share: float) -> None:
-        torch._foreach_lerp_(self.average, [v.detach() for v in self._variables], share)
+        torch._foreach_lerp_(self.average, [v.detach() for v in self.variables], share)
 
     @torch.no_grad()
     def exchange(self) -> None:
-        for held, weight in zip(self.average, self._variables, strict=True):
+        for held, weight in zip(self.average, self.variables, strict=True):
             kept = weight.clone()
             weight.copy_(held)
             held.copy_(kept)
@@ -135,19 +137,24 @@ class Program:
         loss = subject.loss(outputs, [self._tensor(answer) for answer in answers], size)
         if subject.model.losses:
             loss = loss + sum(subject.model.losses) * (len(inputs) / size)
-        found = torch.autograd.grad(loss, self._variables, allow_unused=True)
+        found = torch.autograd.grad(loss, self.variables, allow_unused=True)
         gradients = [
             torch.zeros_like(variable) if gradient is None else gradient
-            for variable, gradient in zip(self._variables, found, strict=True)
+            for variable, gradient in zip(self.variables, found, strict=True)
         ]
         return loss.detach(), gradients
 
+    def _seen(self, gradients: list[Tensor]) -> Tensor:
+        """Their sampled values, (values,)."""
+        looked = [gradients[place].reshape(-1) for place in places(len(gradients))]
+        return torch.cat([flat[:: stride(flat.numel())] for flat in looked])
+
     @torch.no_grad()
     def _update(
-        self, gradients: list[Tensor], factors: Array, limits: Limits, measure: bool
+        self, gradients: list[Tensor], factors: Array, limits: Limits, look: bool
     ) -> Tensor:
         norm: Tensor = None
-        if measure or limits.norm is not None:
+        if look or limits.norm is not None:
             norm = torch.nn.utils.get_total_norm(gradients)
         if limits.value is not None:
             bound = limits.value
@@ -157,7 +164,7 @@ class Program:
             gradients = [gradient * share for gradient in gradients]
         numbers = [float(number) for number in factors]
         update = self._subject.rule.update
-        members = zip(self._variables, gradients, self.slots, self._subject.treated, strict=True)
+        members = zip(self.variables, gradients, self.slots, self._subject.treated, strict=True)
         for variable, gradient, slots, treated in members:
             weight, changed = update(variable, gradient, list(slots), numbers, treated)
             variable.copy_(weight)
@@ -168,7 +175,7 @@ class Program:
     def _tensor(self, array: Array) -> Tensor:
         if not (array.flags.writeable and array.flags.c_contiguous):
             array = np.array(array, order="C")
-        return torch.from_numpy(array).to(self._variables[0].device)
+        return torch.from_numpy(array).to(self.variables[0].device)
 
 
 def differentiate(

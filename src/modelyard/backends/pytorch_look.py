@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-_MOST_TENSORS = 128
-_MOST_VALUES = 4096
+from modelyard.backends.sampled_values import places, stride
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor | None:
@@ -32,7 +31,8 @@ def sampled_values(model: nn.Module) -> dict[str, NDArray[Any]]:
     """
     named = list(model.named_parameters())
     found: dict[str, NDArray[Any]] = {}
-    for name, parameter in named[:: max(1, -(-len(named) // _MOST_TENSORS))]:
+    for place in places(len(named)):
+        name, parameter = named[place]
         found[f"weights/{name}"] = _spaced(parameter)
         if parameter.grad is not None:
             found[f"gradients/{name}"] = _spaced(parameter.grad)
@@ -44,7 +44,7 @@ def sampled_values(model: nn.Module) -> dict[str, NDArray[Any]]:
 def _spaced(tensor: torch.Tensor) -> NDArray[Any]:
     local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     flat = local.detach().reshape(-1)
-    spaced = flat[:: max(1, -(-flat.numel() // _MOST_VALUES))]
+    spaced = flat[:: stride(flat.numel())]
     values: NDArray[Any] = spaced.to("cpu", torch.float32, copy=True).numpy()
     return values
 

@@ -239,12 +239,12 @@ class Jax(Backend):
         export_onnx(model, parameters, kept, path, signature)
 
     def _step(self, state: JaxState, batch: Batch, settings: StepSettings) -> StepResult:
-        rate = np.float32(settings.learning_rate)
         limits = tuple(
             None if limit is None else np.float32(limit)
             for limit in (settings.clip_value, settings.clip_norm)
         )
         look = settings.measure_norm or settings.sample_values
+        asked = (np.float32(settings.learning_rate), limits, look)
         most = state.execution.micro_batch or len(batch.targets)
         if self._world.size == 1 and len(batch.targets) <= most:
             self.before_exchange()
@@ -253,15 +253,13 @@ class Jax(Backend):
                 state.optimizer,
                 state.kept,
                 self._batch(state, batch, settings.seed, slice(None)),
-                rate,
-                limits,
-                look,
+                asked,
             )
             state.parameters, state.optimizer, state.kept, loss, norm, seen = new
         else:
             flat, counts, loss = self._gathered(state, batch, settings.seed, most)
             new = state.programs.update(
-                state.parameters, state.optimizer, state.kept, counts, flat, rate, limits, look
+                state.parameters, state.optimizer, state.kept, counts, flat, asked
             )
             state.parameters, state.optimizer, state.kept, norm, seen = new
         if state.average is not None:

@@ -25,6 +25,8 @@ from modelyard.tasks.parts import Part
 
 Limits = tuple[Any, Any]
 """Of each number in a gradient, and of the norm; None: none."""
+Asked = tuple[Any, Limits, Any]
+"""Of a step: the learning rate, the limits, and whether somebody looks."""
 Answers = tuple[jax.Array, ...]
 """Targets; of blends also the other targets and the weights."""
 
@@ -55,18 +57,10 @@ def compile_programs(
     differentiate = jax.value_and_grad(_loss_of(model, task, finish, half=half), has_aux=True)
     moved = _moving(update)
 
-    def alone(
-        parameters: Arrays,
-        state: State,
-        kept: Arrays,
-        batch: Any,
-        rate: Any,
-        limits: Limits,
-        look: Any,
-    ) -> Any:
+    def alone(parameters: Arrays, state: State, kept: Arrays, batch: Any, asked: Asked) -> Any:
         trained = model.trained(parameters)
         (loss, kept), gradients = differentiate(trained, parameters, kept, *batch)
-        trained, state, *seen = moved(trained, gradients, state, rate, limits, look)
+        trained, state, *seen = moved(trained, gradients, state, asked)
         return model.joined(parameters, trained), state, kept, loss, *seen
 
     def gradients(parameters: Arrays, kept: Arrays, batch: Any, share: jax.Array) -> Any:
@@ -84,9 +78,7 @@ def compile_programs(
         kept: Arrays,
         counts: Arrays,
         flat: jax.Array,
-        rate: Any,
-        limits: Limits,
-        look: Any,
+        asked: Asked,
     ) -> Any:
         trained = model.trained(parameters)
         pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
@@ -96,7 +88,7 @@ def compile_programs(
             next(means).reshape(old.shape).astype(old.dtype) if mean else next(whole)
             for old, mean in zip(kept, averaged, strict=False)
         ] + kept[len(averaged) :]
-        trained, state, *seen = moved(trained, found, state, rate, limits, look)
+        trained, state, *seen = moved(trained, found, state, asked)
         return model.joined(parameters, trained), state, kept, *seen
 
     return Programs(
@@ -154,14 +146,10 @@ def _moving(update: Update) -> Callable[..., tuple[Arrays, State, jax.Array, jax
     """An update, after clipping where a limit is given: by value, by norm; then what ``looked_at`` gives."""
 
     def moved(
-        parameters: Arrays,
-        gradients: Arrays,
-        state: State,
-        rate: jax.Array,
-        limits: Limits,
-        look: jax.Array,
+        parameters: Arrays, gradients: Arrays, state: State, asked: Asked
     ) -> tuple[Arrays, State, jax.Array, jax.Array]:
-        (bound, limit), (norm, seen) = limits, looked_at(gradients, look)
+        rate, (bound, limit), look = asked
+        norm, seen = looked_at(gradients, look)
         if bound is not None:
             gradients = [jnp.clip(gradient, -bound, bound) for gradient in gradients]
         if limit is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.backends.meeting_place import find_others
-from modelyard.spec.errors import TrainingError
+from modelyard.spec.errors import PeerLost
 from modelyard.spec.work import World
 
 _EXCHANGE_SECONDS = 600.0
@@ -46,7 +46,7 @@ class Exchange:
     def add(self, array: NDArray[Any]) -> None:
         """Put the sum over all workers into ``array`` (contiguous, one shape on all). All must call it.
 
-        Raises TrainingError where another worker is gone.
+        Raises PeerLost where another worker is gone.
         """
         if self._world.size == 1 or not array.size:
             return
@@ -130,8 +130,8 @@ class Exchange:
             raise self._lost(f"worker {rank}: {error.strerror or error}") from error
         del rest[rank]
 
-    def _lost(self, reason: str) -> TrainingError:
-        return TrainingError(
+    def _lost(self, reason: str) -> PeerLost:
+        return PeerLost(
             f"worker {self._world.rank} of {self._world.size} lost another worker: {reason}",
             "the log of the worker that ended first says why",
         )

@@ -36,7 +36,7 @@ def write_onnx(proto: onnx.ModelProto, path: Path, weights: int) -> None:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported file is not valid ONNX: {first_line(error)}") from error
     except OSError as error:
-        raise from_os_error(error) from error
+        raise from_os_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 

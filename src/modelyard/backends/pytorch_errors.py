@@ -3,7 +3,7 @@
 import torch
 
 from modelyard.backends.pytorch_workers import device_kind
-from modelyard.spec.errors import ModelError, OutOfMemory, TrainingError, YardError
+from modelyard.spec.errors import ModelError, OutOfMemory, PeerLost, YardError
 from modelyard.spec.work import World
 
 _NO_MEMORY = (
@@ -35,7 +35,7 @@ def explain(error: RuntimeError | MemoryError, world: World, device: torch.devic
             device_kind(device),
         )
     if world.size > 1 and _from_network(error):
-        return TrainingError(
+        return PeerLost(
             f"worker {world.rank} of {world.size} lost another worker: {reason}",
             "the log of the worker that ended first says why",
         )

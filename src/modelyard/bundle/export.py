@@ -142,7 +142,7 @@ def export(
             verify(folder)
             digest = put_bundle(store, folder)
     except OSError as error:
-        raise from_os_error(error) from error
+        raise from_os_error(error, record.parent) from error
     bundle = _bundle(store, digest, manifest)
     store.write(record, bundle)
     return bundle

@@ -72,7 +72,9 @@ def _module(command: str) -> ModuleType:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from modelyard.spec.errors import YardError, from_os_error
+    from pathlib import Path
+
+    from modelyard.spec.errors import YardError, disk_full, from_os_error
 
     try:
         code: int = _module(parsed.command).run(parsed)
@@ -91,7 +93,8 @@ def _run(parsed: argparse.Namespace) -> int:
         )
         return 130
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets one line, the trace is kept
-        return _unexpected(error)
+        full = disk_full(error, Path.cwd())
+        return _unexpected(error) if full is None else _tell(full, parsed)
     return code
 
 

@@ -76,8 +76,7 @@ def prepare(
         with lock(folder.parent / f".{identifier}.lock"):
             return asked(project, _whole(folder) or _make(project, store, identifier, say))
     except OSError as error:
-        error.filename = error.filename or str(folder)  # a failed write does not say where
-        raise from_os_error(error) from error
+        raise from_os_error(error, folder) from error
 
 
 def asked(project: Project, dataset: Dataset) -> Dataset:
@@ -102,13 +101,18 @@ def _make(project: Project, store: Store, identifier: str, say: Callable[[str], 
             shutil.rmtree(leftover, ignore_errors=True)
     say(f"preparing {printable(project.data.path) or project.data.source}")
     with new_folder(folder) as temporary:
-        source = open_source(project)
-        source.say = say
-        made = make_dataset(project, source, identifier, temporary, store.ledger, say)
-        if dataset_id(project, store) != identifier:
-            raise DataError("the data changed while it was being prepared", "run the command again")
-        dataset = msgspec.structs.replace(made, folder=str(folder))
-        (temporary / RECORD).write_bytes(dataset.to_json())
+        try:
+            source = open_source(project)
+            source.say = say
+            made = make_dataset(project, source, identifier, temporary, store.ledger, say)
+            if dataset_id(project, store) != identifier:
+                raise DataError(
+                    "the data changed while it was being prepared", "run the command again"
+                )
+            dataset = msgspec.structs.replace(made, folder=str(folder))
+            (temporary / RECORD).write_bytes(dataset.to_json())
+        except OSError as error:  # here, while what fills the disk still counts as taken
+            raise from_os_error(error, folder) from error
     return dataset
 
 

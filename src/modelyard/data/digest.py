@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.spec.errors import DataError, StoreError, YardError, from_os_error
+from modelyard.store.ledger import without_room
 
 _TABLE = """CREATE TABLE IF NOT EXISTS file_digests (
     path TEXT PRIMARY KEY,
@@ -64,8 +65,9 @@ def file_digests(files: Sequence[Path], ledger: Path) -> list[str]:
 
 def _ledger_error(error: sqlite3.Error, ledger: Path) -> YardError:
     """SQLite's codes (https://sqlite.org/rescode.html) as what the operating system would have said."""
+    if full := without_room(error, ledger):
+        return from_os_error(full)
     numbers = {
-        sqlite3.SQLITE_FULL: errno.ENOSPC,
         sqlite3.SQLITE_READONLY: errno.EACCES,
         sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     }

@@ -30,7 +30,7 @@ from modelyard.engines.forerunner import (
     take,
 )
 from modelyard.engines.processes import Condition, condition, identity, signal_group
-from modelyard.spec.errors import NotFoundError, TrainingError, from_os_error
+from modelyard.spec.errors import NotFoundError, TrainingError, disk_full, from_os_error
 from modelyard.spec.work import Job, JobStatus, Native, WorkerStatus
 from modelyard.store.files import write_atomic
 
@@ -83,6 +83,8 @@ class Local(Engine):
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._forked: dict[int, Forerunner] = {}
         self._forerunner: tuple[object, Forerunner] | None = None
+        self._codes: dict[tuple[int, str], int | None] = {}
+        """Pid and identity to the exit code of those that were collected: a full disk may keep it out of the table."""
 
     def plan(self, job: Job) -> Native:
         folder = Path(job.folder).resolve()
@@ -125,6 +127,8 @@ class Local(Engine):
             _write(plan["table"], started)
         except OSError as error:
             self._give_up(started)
+            if full := disk_full(error, Path(plan["table"]).parent):
+                raise full from error
             if error.filename is None:  # no memory or no process numbers left
                 raise TrainingError(
                     f"worker {len(started)} of {plan['name']} could not be started: {error.strerror}",
@@ -141,7 +145,12 @@ class Local(Engine):
         seen = [_seen(entry) for entry in before]  # once, so that what is told is also collected
         entries = [self._collect(*pair) for pair in zip(before, seen, strict=True)]
         if entries != before:
-            _write(handle, entries)
+            try:
+                _write(handle, entries)
+            except OSError as error:
+                if not disk_full(error, Path(handle)):
+                    raise from_os_error(error) from error
+                # What the workers ended with tells why: it stays here, and the next poll writes it.
         return JobStatus(workers=tuple(_status(*pair) for pair in zip(entries, seen, strict=True)))
 
     def logs(self, handle: str, rank: int) -> str:
@@ -237,13 +246,18 @@ class Local(Engine):
 
     def _collect(self, entry: _Entry, seen: Condition) -> _Entry:
         """Take the exit code of a worker that has ended, after ending what it left behind."""
+        who = entry.pid, entry.identity
+        if entry.exit_code is None and who in self._codes:
+            return msgspec.structs.replace(entry, exit_code=self._codes[who])
         if not self._is_ours(entry) or seen.state == "running":
             return entry
-        signal_group(entry.pid, entry.identity, signal.SIGKILL)
+        signal_group(*who, signal.SIGKILL)
         if child := self._children.pop(entry.pid, None):
-            return msgspec.structs.replace(entry, exit_code=child.wait())
-        self._forked.pop(entry.pid).collect(entry.pid)
-        return msgspec.structs.replace(entry, exit_code=seen.exit_code)
+            self._codes[who] = child.wait()
+        else:
+            self._forked.pop(entry.pid).collect(entry.pid)
+            self._codes[who] = seen.exit_code
+        return msgspec.structs.replace(entry, exit_code=self._codes[who])
 
     def _is_ours(self, entry: _Entry) -> bool:
         """This object started it and has not collected it yet."""

@@ -8,9 +8,11 @@ YardError
 ├── ModelError              the user's model cannot be built or does not fit the task
 ├── TrainingError           training ended without a result
 │   ├── OutOfMemory             a worker's device has not enough memory for its samples
+│   ├── PeerLost                another worker ended first: never the cause, only what follows from it
 │   └── TrainingInterrupted     someone asked it to stop; it can go on later        exit code 130
 ├── ExportError             the model could not be exported, or parity failed
-├── StoreError              the store cannot be read or written (full disk, permission, damage)
+├── StoreError              the store cannot be read or written (permission, damage)
+│   └── DiskFull                no space is left on the device, or none for this user
 ├── NotFoundError           a run, model, deployment … of that name does not exist
 ├── ServingError            the inference server cannot start
 │   └── RequestError        one request is wrong; the protocol chooses the wire code
@@ -20,8 +22,16 @@ YardError
 
 import difflib
 import errno
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from modelyard.spec.disk import room_at
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = (*map(os.strerror, _FULL), "database or disk is full")
+"""How libraries say it that keep the system's number to themselves: torch, safetensors, TensorFlow; SQLite."""
 
 
 class YardError(Exception):
@@ -114,6 +124,10 @@ class OutOfMemory(TrainingError):
         """Its kind and memory, in a backend's words: what did not fit here is remembered for it."""
 
 
+class PeerLost(TrainingError):
+    """Another worker is gone; that one knows why, or what ended it does."""
+
+
 class TrainingInterrupted(TrainingError):
     """Someone asked training to stop (Ctrl-C, SIGTERM); the same command goes on from a checkpoint."""
 
@@ -126,6 +140,10 @@ class ExportError(YardError):
 
 class StoreError(YardError):
     """The store cannot be read or written."""
+
+
+class DiskFull(StoreError):
+    """No space is left on the device, or none for this user; with more room the same command goes on."""
 
 
 class NotFoundError(YardError):
@@ -167,13 +185,19 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {close!r}?" if close else ""
 
 
-def from_os_error(error: OSError) -> YardError:
-    """Turn an operating-system error into a StoreError that names the file and the mend."""
-    place = str(error.filename or "the store")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"the disk is full: {place} could not be written",
-            "free some space (`yard doctor` shows how much is left) and run the command again; nothing was lost",
+def from_os_error(error: OSError, writing: Path | None = None) -> YardError:
+    """Turn an operating-system error into a StoreError that names the file and the mend.
+
+    ``writing`` is the file or folder to name where the system does not: it never does for a failed write.
+    """
+    place = str(error.filename or writing or "the store")
+    if error.errno in _FULL:
+        quota = " for this user (a quota)" if error.errno == errno.EDQUOT else ""
+        room = room_at(place) if error.filename or writing else ""
+        return DiskFull(
+            f"the disk is full{quota}: {place} could not be written"
+            + (f"; {room}" if room else ""),
+            "free some space there and run the command again; nothing was lost",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
@@ -187,3 +211,33 @@ def from_os_error(error: OSError) -> YardError:
     return StoreError(
         f"{place}: {error.strerror or error}", "see `yard doctor` for the state of the store"
     )
+
+
+def disk_full(error: BaseException, place: Path) -> DiskFull | None:
+    """What to tell where a full disk is behind ``error``, however it was wrapped; None where it is not.
+
+    ``place`` is what was being written, for an error that names no file.
+    """
+    for link in _chain(error):
+        if isinstance(link, DiskFull):
+            return link
+        if isinstance(link, OSError) and link.errno in _FULL:
+            told = from_os_error(link, place)
+            return told if isinstance(told, DiskFull) else None
+        if any(words in str(link) for words in _FULL_WORDS):
+            said = link.what if isinstance(link, YardError) else f"{type(link).__name__}: {link}"
+            return DiskFull(
+                "; ".join(filter(None, (f"the disk is full: {said.strip()}", room_at(place)))),
+                "free some space there and run the command again; nothing was lost",
+            )
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and all(link is not other for other in seen):
+        seen.append(link)
+        yield link
+        link = link.__cause__ or link.__context__

@@ -99,7 +99,7 @@ class Blobs:
             with target.open("xb") as file:
                 self._checked_copy(digest, file)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, target) from error
 
     def _checked_copy(self, digest: str, file: BinaryIO) -> None:
         with self._open(digest) as source:
@@ -133,8 +133,7 @@ class Blobs:
             with os.fdopen(handle, "wb") as file:
                 yield Incoming(file, temporary)
         except OSError as error:
-            error.filename = error.filename or str(self.root)
-            raise from_os_error(error) from error
+            raise from_os_error(error, self.root) from error
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Who changed what and when: rows that are only added, each carrying the hash of the one before."""
 
+import errno
 import getpass
 import hashlib
 import os
@@ -7,11 +8,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from modelyard.spec.errors import StoreError, from_os_error
+from modelyard.spec.disk import has_less
+from modelyard.spec.errors import StoreError, YardError, from_os_error
 from modelyard.spec.records import Record
 from modelyard.store.files import lock
 from modelyard.store.store import Store
@@ -33,6 +36,8 @@ CREATE TRIGGER IF NOT EXISTS entries_never_go BEFORE DELETE ON entries
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 _FIRST = "0" * 64
+_SHARED_MEMORY_BYTES = 2**16
+"""SQLite takes 32 KiB at once for the file `-shm`."""
 _COLUMNS = "number, time, actor, kind, subject, detail, previous, hash"
 
 
@@ -165,12 +170,25 @@ def _actor() -> str:
     return f"{user}@{os.uname().nodename}"
 
 
-def _from_sqlite(store: Store, error: sqlite3.Error) -> StoreError:
+def without_room(error: sqlite3.Error, file: Path) -> OSError | None:
+    """What the system would have said where SQLite found no room for ``file``; None for all else.
+
+    It says "full" only of the table itself; of the files beside it (`-wal`, `-shm`) it says "disk I/O error".
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
+    if code == sqlite3.SQLITE_FULL or (
+        code == sqlite3.SQLITE_IOERR and has_less(file, _SHARED_MEMORY_BYTES)
+    ):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    return None
+
+
+def _from_sqlite(store: Store, error: sqlite3.Error) -> YardError:
+    if full := without_room(error, store.ledger):
+        return from_os_error(full)
     text = str(error)
     mend = "see `yard doctor` for the state of the store"
-    if "full" in text:
-        mend = "free some space (`yard doctor` shows how much is left) and run the command again"
-    elif "readonly" in text or "unable to open" in text:
+    if "readonly" in text or "unable to open" in text:
         mend = f"change the owner or mode of {store.root}, or choose another store with `store.url`"
     elif "locked" in text:
         mend = "another command holds it: wait for it to end, then run this one again"

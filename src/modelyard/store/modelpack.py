@@ -90,7 +90,7 @@ def unpack(store: Store, digest: str) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 blobs(store).copy(layer.digest, path)
     except OSError as error:
-        raise from_os_error(error) from error
+        raise from_os_error(error, target) from error
     return target
 
 

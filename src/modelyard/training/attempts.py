@@ -1,6 +1,7 @@
 """The controller: submits the workers, watches them, and does what the recovery policy decides."""
 
 import contextlib
+import errno
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from modelyard.backends.preload import preload
 from modelyard.engines import BUILT_IN as ENGINES
 from modelyard.engines.base import Engine
 from modelyard.spec.errors import (
+    DiskFull,
     StoreError,
     TrainingError,
     TrainingInterrupted,
@@ -40,6 +42,7 @@ from modelyard.training import budget, checkpoints
 from modelyard.training.crew import crew_of
 from modelyard.training.execution import recorded
 from modelyard.training.hangs import Hang, HangWatch
+from modelyard.training.last_words import words_left
 from modelyard.training.memory import fewer_at_once
 from modelyard.training.order import (
     EVENTS,
@@ -51,8 +54,8 @@ from modelyard.training.order import (
     timestamp,
 )
 from modelyard.training.recovery import (
+    DISK_FULL_EXIT,
     Decision,
-    Failure,
     decide,
     parted,
     raised_again,
@@ -137,7 +140,7 @@ class Attempts:
         except BaseException:
             self._cancel(grace=0.0)  # an observer raised: leave no worker behind
             raise
-        failures = self._failures()
+        failures = words_left(self._folder, self._attempt)
         if not interrupted:
             grace = 0.0 if self._hang else min(1.0, settle_seconds(status))
             self._cancel(grace)
@@ -214,13 +217,6 @@ class Attempts:
     def _emit(self, event: AnyEvent) -> None:
         self._log.append(event)
         self._pass_on()
-
-    def _failures(self) -> list[Failure]:
-        found = []
-        for path in attempt_folder(self._folder, self._attempt).glob("failure-*.json"):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                found.append(Failure.from_json(path.read_bytes()))
-        return found
 
     def _announce_restart(self, decision: Decision) -> None:
         for worker in decision.lost:
@@ -301,18 +297,29 @@ class Attempts:
 
     def _raise_failure(self, decision: Decision) -> NoReturn:
         error = self._error(decision)
+        if isinstance(
+            error, DiskFull
+        ):  # no worker is left, and a checkpoint half written takes much room
+            checkpoints.sweep(self._folder)
         self._record_end("failed", error.what)
         raise error
 
     def _error(self, decision: Decision) -> YardError:
         """A worker's own words where it left some, else what its log says last."""
+        error: YardError | None = None
         if decision.failure is not None and decision.failure.known:
-            return raised_again(decision.failure)
-        if shutil.disk_usage(self._folder).free < _SCARCE_BYTES:
-            return StoreError(
-                f"the disk is full: {self._folder} could not be written",
-                "free some space and run the command again; it goes on from the last checkpoint",
+            error = raised_again(decision.failure)
+        elif any(worker.exit_code == DISK_FULL_EXIT for worker in decision.lost) or (
+            shutil.disk_usage(self._folder).free < _SCARCE_BYTES
+        ):
+            error = from_os_error(OSError(errno.ENOSPC, "", str(self._folder)))
+        if isinstance(error, DiskFull):
+            error.mend = (
+                "free some space there and run the command again; it goes on from step "
+                f"{_last_step(self._folder)} of {self._order.steps}"
             )
+        if error is not None:
+            return error
         rank = decision.lost[0].rank if decision.lost else 0
         reason = decision.reason or "no worker left a result"
         if decision.failure is not None:

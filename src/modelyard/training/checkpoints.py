@@ -247,7 +247,7 @@ def name_best(run_folder: Path, progress: Progress) -> None:
 
 
 def sweep(run_folder: Path) -> None:
-    """Remove what a killed writer left behind; only for the one who writes, before it writes."""
+    """Remove what a killed writer left behind; only for the one who writes, or when nobody does."""
     for rest in (run_folder / "checkpoints").glob(".*"):
         if rest.is_dir():
             shutil.rmtree(rest, ignore_errors=True)

@@ -33,18 +33,18 @@ def claim_run(folder: Path) -> Iterator[None]:
                 f"the run {folder.name} is being trained by another command (process {holder})",
                 f"wait for it, or end it with `kill -INT {holder}`; it keeps a checkpoint",
             ) from error
-        _write_own_pid(handle)
+        _write_own_pid(handle, folder / _COMMAND)
         yield
     finally:
         os.close(handle)
 
 
-def _write_own_pid(handle: int) -> None:
+def _write_own_pid(handle: int, path: Path) -> None:
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
     except OSError as error:
-        raise from_os_error(error) from error
+        raise from_os_error(error, path) from error
 
 
 def hold_as_worker(folder: Path) -> int:

@@ -68,7 +68,7 @@ class Sampler:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, self._path) from error
         return self._watch.look(samples)
 
 

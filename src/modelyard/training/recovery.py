@@ -14,6 +14,8 @@ from modelyard.training.hangs import Hang
 
 INTERRUPTED_EXIT = 75
 """Exit code of a worker that was asked to stop and did so after a checkpoint (EX_TEMPFAIL)."""
+DISK_FULL_EXIT = 74
+"""Exit code of a worker that found the disk so full that it could not even write why it ended (EX_IOERR)."""
 
 _CHECKPOINT_SECONDS = 30.0
 _REASON_SECONDS = 2.0
@@ -24,7 +26,7 @@ class Failure(Record, frozen=True, kw_only=True):
 
     rank: int
     time: float
-    """Seconds since 1970: the first failure is the cause, later ones follow from it."""
+    """Seconds since 1970: of two failures of equal weight the first is the cause (`cause_of`)."""
     type: str
     """Name of the exception's class."""
     what: str
@@ -39,7 +41,7 @@ class Failure(Record, frozen=True, kw_only=True):
     @property
     def final(self) -> bool:
         """True where trying again cannot help and another worker's loss cannot be the cause."""
-        return self.known and self.type != "TrainingError"
+        return self.known and self.type not in ("TrainingError", "PeerLost")
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,15 +79,30 @@ def decide(
         if restarts < max_restarts:
             return Decision(action="restart", reason=hang.reason, lost=hung)
         return Decision(action="give-up", reason=hang.reason + _after(restarts), lost=hung)
-    # A worker whose memory ran out may be slower to say so than those it left waiting.
-    first = min(failures, key=lambda f: (f.type != "OutOfMemory", f.time), default=None)
+    first = cause_of(failures)
     lost = tuple(worker for worker in status.workers if _was_lost(worker, failures))
     if first is not None and (first.final or not lost):
         return Decision(action="give-up", reason=first.what, failure=first)
+    if full := tuple(worker for worker in lost if worker.exit_code == DISK_FULL_EXIT):
+        reason = "; ".join(f"worker {worker.rank} {_ending(worker)}" for worker in full)
+        return Decision(action="give-up", reason=reason, lost=full)
     reason = "; ".join(f"worker {worker.rank} {_ending(worker)}" for worker in lost)
     if restarts < max_restarts and any(_may_return(worker) for worker in lost):
         return Decision(action="restart", reason=reason, lost=lost)
     return Decision(action="give-up", reason=reason + _after(restarts), lost=lost)
+
+
+def cause_of(failures: Sequence[Failure]) -> Failure | None:
+    """The one that the others follow from; None where there is none.
+
+    Who fails has much to close before it says why, and its peers see their line closed meanwhile: they are
+    often the first to speak. So what cannot come from another's loss goes before what can, a PeerLost last.
+    """
+    return min(
+        failures,
+        key=lambda f: (f.type != "OutOfMemory", not f.final, f.type == "PeerLost", f.time),
+        default=None,
+    )
 
 
 def parted(status: JobStatus) -> bool:
@@ -136,6 +153,8 @@ def _ending(worker: WorkerStatus) -> str:
         return "was asked to stop"
     if code is None:
         return "disappeared"
+    if code == DISK_FULL_EXIT:
+        return "found the disk full and could not even write why it ended"
     number = -code if code < 0 else code - 128
     name = {item.value: item.name for item in signal.Signals}.get(number, "")
     if name:

@@ -26,7 +26,8 @@ from msgspec.structs import replace
 from modelyard.backends.base import Snapshot
 from modelyard.backends.snapshots import share_of
 from modelyard.backends.tensors import Array
-from modelyard.spec.errors import StoreError, from_os_error
+from modelyard.spec.disk import size_in_words
+from modelyard.spec.errors import DiskFull, StoreError, YardError, from_os_error
 from modelyard.spec.work import World
 from modelyard.store.files import make_folder
 from modelyard.training import checkpoints
@@ -149,9 +150,20 @@ class Writer:
         try:
             self._write(share, progress, epoch, began, blocked)
         except OSError as error:
-            self._error = from_os_error(error)
+            self._error = self._told(error, share)
         except BaseException as error:  # noqa: BLE001  it is raised again by ``check``
             self._error = error
+
+    def _told(self, error: OSError, share: Snapshot) -> YardError:
+        """With the size: what was half written is gone by now, and its room counts as free again."""
+        told = from_os_error(error, self._run_folder)
+        if isinstance(told, DiskFull):
+            rank, size = self._world.rank, self._world.size
+            whose = "the checkpoint" if size == 1 else f"worker {rank}'s part of the checkpoint"
+            needed = size_in_words(sum(array.nbytes for array in share.tensors.values()))
+            others = f", one of {size} parts" if size > 1 else ""
+            return DiskFull(f"{told.what}; {whose} takes {needed}{others}", told.mend)
+        return told
 
     def _write(
         self, share: Snapshot, progress: Progress, epoch: float, began: float, blocked: float

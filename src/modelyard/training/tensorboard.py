@@ -44,7 +44,7 @@ class TensorBoardWriter:
             self._file = path.open("wb")
             self._file.write(form.file_header(now()))
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, folder) from error
 
     def __call__(self, event: AnyEvent) -> None:
         try:
@@ -52,7 +52,7 @@ class TensorBoardWriter:
                 self._file.write(record)
             self._file.flush()
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, Path(self._file.name)) from error
 
     def close(self) -> None:
         self._file.close()
@@ -92,7 +92,7 @@ class RunFollower:
             with self.path.open("ab") as file:
                 file.write(b"".join(records))
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, self.path) from error
 
     def _rest(self, run: Run | None) -> list[bytes]:
         """What does not come from the event log: histograms, the end of the run, traces."""
@@ -229,4 +229,4 @@ def _copy_traces(folder: Path, log_folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(made, target)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, target) from error

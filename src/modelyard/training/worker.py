@@ -3,7 +3,8 @@
 It reads ``order.json`` and the environment (RANK, WORLD_SIZE, MODELYARD_RENDEZVOUS,
 MODELYARD_ATTEMPT), joins the others, goes on from the newest whole checkpoint, runs the loop, and at
 the end evaluates the best checkpoint; worker 0 writes ``result.json``. Exit codes: 0 done, 75 asked
-to stop and stopped, 1 failed with the reason in ``failure-<rank>.json``.
+to stop and stopped, 1 failed with the reason in ``failure-<rank>.json``, 74 failed with not even room
+for that.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import os
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from modelyard.backends.source import own_loss, own_metrics
 from modelyard.backends.start_weights import start_model
 from modelyard.data.cursor import Cursor
 from modelyard.data.dataset import open_split
-from modelyard.spec.errors import StoreError, YardError, from_os_error
+from modelyard.spec.errors import StoreError
 from modelyard.spec.parent import end_with_parent
 from modelyard.spec.records import AnyEvent, Checkpoint, Noticed, RunStarted, WorkerJoined
 from modelyard.spec.start_weights import Started
@@ -42,11 +42,12 @@ from modelyard.training.evaluation import evaluate
 from modelyard.training.execution import execution_for, keep_execution, read_execution
 from modelyard.training.heartbeat import EVALUATE, FINISH, START, DoomedHeart, Heart
 from modelyard.training.histograms import Sampler
+from modelyard.training.last_words import leave_word
 from modelyard.training.loop import Course, Ending, run_loop
 from modelyard.training.optimizer import check_known, optimizer_settings
 from modelyard.training.order import EVENTS, RESULT, Result, WorkOrder, attempt_folder, read_order
 from modelyard.training.range_test import try_rates
-from modelyard.training.recovery import INTERRUPTED_EXIT, Failure
+from modelyard.training.recovery import INTERRUPTED_EXIT
 from modelyard.training.signals import listen_for_signals
 from modelyard.training.start_weights import keep_started
 from modelyard.training.witness import taken_file, watched
@@ -62,9 +63,7 @@ def main(run_folder: str) -> int:
         hold_as_worker(folder)
         return _work(read_order(folder), world, asked_to_stop, began)
     except Exception as error:  # noqa: BLE001  whatever it is, the parent must be told
-        traceback.print_exc()
-        _tell(folder, world, from_os_error(error) if isinstance(error, OSError) else error)
-        return 1
+        return leave_word(folder, world, error)
 
 
 def world_from_environment() -> World:
@@ -339,30 +338,11 @@ def _best(folder: Path) -> Checkpoint:
     return found
 
 
-def _tell(folder: Path, world: World, error: BaseException) -> None:
-    """Leave word for the parent. A disk so full that even this fails leaves the log and exit code 1."""
-    known = isinstance(error, YardError)
-    failure = Failure(
-        rank=world.rank,
-        time=now(),
-        type=type(error).__name__,
-        what=error.what if isinstance(error, YardError) else f"{type(error).__name__}: {error}",
-        mend=error.mend if isinstance(error, YardError) else "",
-        extra=getattr(error, "extra", "") if known else "",
-        device=getattr(error, "device", "") if known else "",
-        known=known,
-    )
-    place = attempt_folder(folder, world.attempt) / f"failure-{world.rank}.json"
-    try:
-        write_atomic(place, failure.to_json())
-    except OSError as reason:
-        sys.stderr.write(f"{place} could not be written: {reason}\n")
-
-
 if __name__ == "__main__":
     code = main(sys.argv[1])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # its log may lie on a full disk, and the code says more
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Everything is written and flushed. torch's network threads sometimes abort the interpreter's
     # own way out ("terminate called without an active exception"), so it is not taken.
     os._exit(code)

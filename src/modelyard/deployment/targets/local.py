@@ -72,7 +72,7 @@ class Local(Target):
                     _start_supervisor(folder)
                 return _wait_for(folder, desired)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, folder) from error
 
     def check(self, folder: Path, host: str, port: int) -> None:
         folder = folder.absolute()
@@ -107,7 +107,7 @@ class Local(Target):
                     _end_supervisor(supervisor, timeout)
                 self._clean_up(folder)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise from_os_error(error, folder) from error
 
     def _clean_up(self, folder: Path) -> None:
         observed = _read_observed(folder)

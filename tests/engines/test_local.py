@@ -1,5 +1,6 @@
 """The local engine keeps the contract, and what is special about processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ import msgspec
 import psutil
 import pytest
 
+from modelyard.engines import local
 from modelyard.engines.contract import EngineContract
 from modelyard.engines.local import Local
 from modelyard.engines.processes import condition, identity
-from modelyard.spec.errors import NotFoundError, StoreError
+from modelyard.spec.errors import DiskFull, NotFoundError, StoreError
 from modelyard.spec.work import Job, Resources
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux only")
@@ -219,3 +221,40 @@ def test_an_unknown_handle_and_rank_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no worker 4"):
         engine.logs(handle, 4)
     assert finish(engine, handle) == "succeeded"
+
+
+def test_a_full_disk_hides_no_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept in memory until the process table can be written."""
+    engine, write = Local(), local._write
+    handle = engine.submit(engine.plan(job(tmp_path, "import sys; sys.exit(74)")))
+
+    def refuse(number: int) -> None:
+        def fail(handle: str, _entries: object) -> None:
+            raise OSError(number, os.strerror(number), handle)
+
+        monkeypatch.setattr(local, "_write", fail)
+
+    refuse(errno.ENOSPC)
+    assert finish(engine, handle) == "failed"
+    for _ in range(2):
+        assert engine.poll(handle).workers[0].exit_code == 74
+    assert Local().poll(handle).workers[0].exit_code is None  # another command cannot know
+    refuse(errno.EIO)
+    with pytest.raises(StoreError, match="Input/output"):
+        engine.poll(handle)
+    monkeypatch.setattr(local, "_write", write)
+    engine.poll(handle)
+    assert Local().poll(handle).workers[0].exit_code == 74
+
+
+def test_a_start_on_a_full_disk_is_not_taken_for_a_lack_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Local()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(engine, "_start", refuse)
+    with pytest.raises(DiskFull, match="free on the file system at"):
+        engine.submit(engine.plan(job(tmp_path, "pass")))

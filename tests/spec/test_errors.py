@@ -2,16 +2,20 @@
 
 import errno
 import re
+from pathlib import Path
 
 import pytest
 
 from modelyard.spec import errors
 from modelyard.spec.errors import (
+    DiskFull,
     MissingExtraError,
     Mistake,
     ProjectError,
     StoreError,
+    TrainingError,
     YardError,
+    disk_full,
     from_os_error,
     nearest,
 )
@@ -94,6 +98,35 @@ def test_errors_of_the_system_become_sentences(code: int, told: str, mend: str) 
     assert isinstance(error, StoreError)
     assert error.what.startswith(told)
     assert mend in error.mend
+
+
+def test_a_full_disk_is_told_with_the_room_that_is_left(tmp_path: Path) -> None:
+    told = from_os_error(OSError(errno.ENOSPC, "full"), tmp_path / "state.bin")
+    assert isinstance(told, DiskFull)
+    assert told.what.startswith(f"the disk is full: {tmp_path}/state.bin could not be written; ")
+    assert "free on the file system at /" in told.what
+    quota = from_os_error(OSError(errno.EDQUOT, "quota", str(tmp_path / "x")), tmp_path / "y")
+    assert quota.what.startswith(f"the disk is full for this user (a quota): {tmp_path}/x could")
+
+
+def test_a_full_disk_is_found_behind_other_errors(tmp_path: Path) -> None:
+    """Wrapped by us, or in the words of a library that keeps the system's number to itself."""
+    wrapped = TrainingError("could not meet the others")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "full")
+    told = disk_full(wrapped, tmp_path)
+    assert told is not None and told.what.startswith(f"the disk is full: {tmp_path} could not")
+    foreign = RuntimeError("inline_container.cc: file write failed: No space left on device")
+    told = disk_full(foreign, tmp_path)
+    assert told is not None
+    assert told.what.startswith("the disk is full: RuntimeError: inline_container.cc: file write")
+    assert "free some space" in told.mend and "are free on the file system at" in told.what
+    one = DiskFull("the disk is full: x")
+    foreign.__context__ = wrapped.__context__ = one
+    assert disk_full(ValueError("y"), tmp_path) is None
+    assert disk_full(one, tmp_path) is one
+    one.__cause__ = other = ValueError("a ring")
+    other.__cause__ = one
+    assert disk_full(other, tmp_path) is one
 
 
 def test_an_error_of_the_system_without_a_file_is_told_too() -> None:

@@ -1,5 +1,7 @@
 """Files that are whole or absent, whenever the writer is killed."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,19 @@ def test_a_killed_writer_leaves_the_old_or_the_new_file(
     kill_in_the_middle(WRITE_FOR_EVER, path)
     content = path.read_bytes()
     assert content in (b"a" * 300_000, b"b" * 300_000)
+
+
+def test_a_write_that_fails_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does not say where a write found the disk full; the temporary name would help nobody."""
+
+    def refuse(_handle: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(tmp_path / "file", b"content")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("turn", range(12))

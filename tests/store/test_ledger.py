@@ -1,12 +1,14 @@
 """The ledger: rows are only added, and a changed one is found."""
 
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from modelyard.spec.errors import StoreError
+from modelyard.spec.errors import DiskFull, StoreError
 from modelyard.store import Store, ledger
 
 RECORD_MANY = """
@@ -112,7 +114,7 @@ def test_a_folder_without_write_permission_is_told(
     store.root.chmod(0o500)
     code = """
 from pathlib import Path
-from modelyard.spec.errors import StoreError
+from modelyard.spec.errors import DiskFull, StoreError
 from modelyard.store import Store, ledger
 try:
     ledger.record(Store(Path(sys.argv[1])), "noted", "a")
@@ -123,3 +125,23 @@ except StoreError as error:
     store.root.chmod(0o700)
     assert str(store.ledger) in told
     assert "mend: change the owner or mode of that folder" in told
+
+
+@pytest.mark.parametrize("free", [0, 4, 8, 12, 24, 36, 44])
+def test_a_full_disk_is_told_as_such(tmp_path: Path, free: int) -> None:
+    """Of the files that SQLite keeps beside its own it only says "disk I/O error"."""
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if made.returncode != 0:
+        pytest.skip("no permission to mount a small disk")
+    try:
+        store = Store(tmp_path)
+        (tmp_path / "rest").write_bytes(bytes((256 - free) * 1024))
+        with pytest.raises(DiskFull, match=r"ledger.* could not be written; .* are free"):
+            ledger.record(store, "noted", "x", {})
+        (tmp_path / "rest").unlink()
+        assert ledger.record(store, "noted", "x", {}).number == 1
+        assert ledger.verify_chain(store) == 1
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from modelyard.training.last_words import leave_word, words_left
 from modelyard.training.order import attempt_folder
 from modelyard.training.recovery import DISK_FULL_EXIT
 from modelyard.training.train import train
-from tests.training.conftest import Place
 
+Place = Any
+"""conftest.Place: a project folder, its store, and commands run on it."""
 SECOND = World(rank=1, size=2, rendezvous="", attempt=0)
 LOADER = """
 import numpy as np
@@ -98,6 +100,7 @@ def weights_of(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {n: d for n, d in found["best"]["files"].items() if n.startswith("model-")}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_one_clear_error_and_more_room_goes_on(
     place: Place, small_disk: Path
 ) -> None:
@@ -132,6 +135,9 @@ def test_a_worker_without_room_for_its_reason_is_not_blamed_on_the_other(
         train(project, place.dataset(project), place.store)
     assert f"are free on the file system at {small_disk}" in caught.value.what
     assert "goes on from step 0" in caught.value.mend
+    (folder,) = (small_disk / "runs").iterdir()
+    run = Run.from_json((folder / "run.json").read_bytes())
+    assert run.state == "failed" and run.error == caught.value.what
 
 
 class Full(io.StringIO):

@@ -10,7 +10,14 @@ from modelyard.spec.errors import (
     UsageError,
 )
 from modelyard.spec.work import JobStatus, WorkerStatus
-from modelyard.training.recovery import INTERRUPTED_EXIT, Failure, decide, parted, raised_again
+from modelyard.training.recovery import (
+    DISK_FULL_EXIT,
+    INTERRUPTED_EXIT,
+    Failure,
+    decide,
+    parted,
+    raised_again,
+)
 
 
 def status(*codes: int | None) -> JobStatus:
@@ -67,6 +74,30 @@ def test_the_first_failure_is_the_cause() -> None:
     ]
     decision = decide(status(1, 1), 0, 3, False, failures)
     assert decision.failure is not None and decision.failure.rank == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_lost_peer_never_hides_the_cause(known: bool) -> None:
+    """Who fails closes its lines before it says why: the other is often the first to speak."""
+    lost = failure(1, "PeerLost", time=1.0)
+    cause = failure(0, "DiskFull" if known else "IndexError", time=2.0, known=known)
+    assert decide(status(1, 1), 0, 3, False, [lost, cause]).failure == cause
+    unnamed = failure(
+        1, "RuntimeError", time=1.0, known=False
+    )  # as gloo says it, where nobody caught it
+    if known:
+        assert decide(status(1, 1), 0, 3, False, [unnamed, cause]).failure == cause
+
+
+def test_a_worker_that_found_no_room_even_for_its_reason_is_the_cause() -> None:
+    collateral = [failure(1, "PeerLost")]
+    decision = decide(status(DISK_FULL_EXIT, 1), 0, 3, False, collateral)
+    assert decision.action == "give-up" and decision.failure is None
+    assert [worker.rank for worker in decision.lost] == [0] and "disk full" in decision.reason
+    # Not even where another was killed: the room would be missing again.
+    assert decide(status(DISK_FULL_EXIT, -9), 0, 3, False).action == "give-up"
+    told = failure(1, "DiskFull")
+    assert decide(status(DISK_FULL_EXIT, 1), 0, 3, False, [told]).failure == told
 
 
 def test_only_all_that_were_asked_to_stop_have_parted() -> None:

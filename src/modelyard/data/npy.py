@@ -1,4 +1,4 @@
-"""Writes a ``.npy`` file chunk by chunk, its length known only at the end."""
+"""Writes ``.npy`` files: one at once, or chunk by chunk where its length is known only at the end."""
 
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 
 _HEADER = 256
 """Bytes before the data: room for any length, and a multiple of 64 so that the data is aligned."""
+
+
+def write_array(path: Path, array: NDArray[np.generic]) -> None:
+    """The file that ``np.save`` makes, but for a full disk: there NumPy's OSError lacks the system's number."""
+    whole = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.data)
 
 
 class ArrayWriter:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from modelyard.data.decoders import Decoders, Slice
 from modelyard.data.digest import digest_values
 from modelyard.data.material import ImageMaterial, Positions, Read, Say, chunks
+from modelyard.data.npy import write_array
 from modelyard.data.packed import PACK, PLACES, PackedPictures, PackWriter
 from modelyard.data.sources.base import Source, unfitted_image
 from modelyard.spec.cores import available_cores
@@ -47,7 +48,7 @@ class PackedImageMaterial(ImageMaterial):
                 if len(some):
                     say(f"read {np.searchsorted(rows, some[-1]) + 1} of {len(rows)} samples")
         self._places = np.concatenate(places)
-        np.save(folder / PLACES, self._places)
+        write_array(folder / PLACES, self._places)
         self._digests = np.concatenate(digests)
         return Read(np.concatenate(kept), self._digests, dict(sorted(unreadable.items())))
 

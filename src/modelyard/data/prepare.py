@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from modelyard.data import quality
 from modelyard.data.digest import digest_texts, file_digests
 from modelyard.data.material import Material, Read, open_material
+from modelyard.data.npy import write_array
 from modelyard.data.profile import Profile, target_profile
 from modelyard.data.sources.base import Lost, Source, refuse_too_many, told
 from modelyard.data.split import SPLITS, Positions, rejoin, split
@@ -69,9 +70,9 @@ def make_dataset(
     stored = material.write(spec)
     # Raw forms that differ can be equal once they are scaled: those must not cross splits either.
     splits = rejoin(splits, stored)
-    np.save(folder / "targets.npy", samples.targets)
+    write_array(folder / "targets.npy", samples.targets)
     for name in SPLITS:
-        np.save(folder / f"{name}.npy", splits[name])
+        write_array(folder / f"{name}.npy", splits[name])
     profile = Profile(
         samples=len(splits["train"]),
         features=material.features(splits["train"]),

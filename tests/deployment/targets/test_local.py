@@ -21,7 +21,7 @@ from tests.conftest import processes_about
 from modelyard.deployment import processes
 from modelyard.deployment.targets.contract import TargetContract, ask
 from modelyard.deployment.targets.local import Local
-from modelyard.spec.errors import DeploymentError, StoreError
+from modelyard.spec.errors import DeploymentError, DiskFull, StoreError
 from modelyard.spec.records import Deployment, Service
 
 Wait = Callable[..., Deployment]
@@ -189,6 +189,20 @@ def test_a_first_version_that_fails_says_why_in_its_own_words(
     # Mended, the same command goes through.
     (Path(service.bundle_folder) / "behaviour.json").unlink()
     assert target.apply(folder, target.plan(service)).state == "ready"
+
+
+def test_a_supervisor_that_ends_on_a_full_disk_is_told_as_such(
+    target: Local, service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot write what it observed; what little its log still took would hide the cause."""
+    monkeypatch.setattr(
+        "modelyard.deployment.targets.local._start_supervisor", lambda _folder: None
+    )
+    with pytest.raises(DeploymentError, match="the supervisor ended"):
+        target.apply(folder, target.plan(service))
+    monkeypatch.setattr("modelyard.deployment.targets.local._SCARCE_BYTES", 2**60)
+    with pytest.raises(DiskFull, match=r"the disk is full: .* are free on the file system at"):
+        target.apply(folder, target.plan(service))
 
 
 def test_a_version_that_is_too_slow_gives_way_to_the_one_before(

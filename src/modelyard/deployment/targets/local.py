@@ -1,5 +1,6 @@
 """The target ``local``: supervised processes on this machine behind one address."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from modelyard.deployment.process_table import (
 )
 from modelyard.deployment.targets.base import Target
 from modelyard.spec.cores import available_cores
+from modelyard.spec.disk import has_less
 from modelyard.spec.errors import DeploymentError, StoreError, from_os_error
 from modelyard.spec.records import Deployment, Service
 from modelyard.spec.work import Native
@@ -33,6 +35,7 @@ from modelyard.store.files import lock, write_atomic
 
 _APPLY_LOCK = "apply.lock"
 _POLL_SECONDS = 0.05
+_SCARCE_BYTES = 2**16
 
 
 class Local(Target):
@@ -174,6 +177,9 @@ def _wait_for(folder: Path, desired: Desired) -> Deployment:
             if observed.outcome == "failed" and (alive is None or observed.state != "failed"):
                 raise _failure(observed, desired)
         if alive is None:
+            if has_less(folder, _SCARCE_BYTES):  # then it could not write its own reason either
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+                raise from_os_error(full)
             last = merged_tail(folder / LOGS, 10)
             raise DeploymentError(f"the supervisor ended:\n{last}", "run the command again")
         time.sleep(_POLL_SECONDS)

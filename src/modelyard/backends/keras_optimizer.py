@@ -17,8 +17,9 @@ from modelyard.backends.optimizers import check_name, is_decoupled, quantities
 from modelyard.backends.parameter_rules import Treatment
 
 Tensor = Any
-RATE, STEP_SIZE, ROOT = range(3)
-"""Places in ``factors``: the learning rate; it with the first moment's bias corrected; the second's root."""
+RATE, STEP_SIZE, ROOT, STEPS = range(4)
+"""Places in ``factors``: the learning rate; it with the first moment's bias corrected; the second's root; how many
+steps there were, this one included."""
 Move = Callable[[Tensor, Tensor, list[Tensor], Tensor], tuple[Tensor, list[Tensor]]]
 """weight, gradient, slots, factors -> weight, slots"""
 
@@ -41,7 +42,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[float, float]
     epsilon: float
     adaptive: bool
-    """Of Adam's kind, for which TensorFlow has a kernel."""
+    """Of Adam's kind, for which TensorFlow and PyTorch have kernels."""
     decoupled: bool
     """Decay acts on the weights and not through the gradients."""
 
@@ -65,7 +66,7 @@ def choose_rule(settings: OptimizerSettings) -> Rule:
 def factors(rate: float, steps: int, betas: tuple[float, float]) -> NDArray[np.float32]:
     """Of step number ``steps``, counted from 1; computed in float64 as PyTorch does."""
     first, second = 1 - betas[0] ** steps, 1 - betas[1] ** steps
-    return np.array([rate, rate / first, math.sqrt(second)], np.float32)
+    return np.array([rate, rate / first, math.sqrt(second), steps], np.float32)
 
 
 def _with_decay(move: Move, *, decoupled: bool) -> Callable[..., tuple[Tensor, list[Tensor]]]:

@@ -10,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from modelyard.backends.keras_model import Subject
-from modelyard.backends.keras_optimizer import Limits
+from modelyard.backends.keras_optimizer import RATE, STEPS, Limits
+from modelyard.backends.parameter_rules import Treatment
 from modelyard.backends.sampled_values import places, stride
 from modelyard.spec.signature import Signature
 from modelyard.spec.work import World
 
 Tensor = Any
 Array = NDArray[Any]
+_HAS_KERNELS = hasattr(torch, "_fused_adamw_") and hasattr(torch, "_fused_adam_")
+"""Of another release of torch they may be gone; then the rule itself does every step."""
 
 
 @contextlib.contextmanager
@@ -54,6 +57,15 @@ class Program:
         self._subject = subject
         self.variables = [v.value for v in subject.trainable]
         self.average: list[Tensor] = []
+        self._fused = (
+            subject.rule.adaptive
+            and _HAS_KERNELS
+            and all(v.is_contiguous() for v in self.variables)
+        )
+        self._alike: dict[Treatment, list[int]] = {}
+        """Places of the weights that are treated so."""
+        for place, treated in enumerate(subject.treated):
+            self._alike.setdefault(treated, []).append(place)
         self.slots = [[torch.zeros_like(v) for _ in subject.rule.slots] for v in self.variables]
 
     def whole(
@@ -163,6 +175,9 @@ class Program:
             share = torch.clamp(limits.norm / (norm + 1e-6), max=1.0)
             gradients = [gradient * share for gradient in gradients]
         numbers = [float(number) for number in factors]
+        if self._fused:
+            self._adapt(gradients, numbers)
+            return norm
         update = self._subject.rule.update
         members = zip(self.variables, gradients, self.slots, self._subject.treated, strict=True)
         for variable, gradient, slots, treated in members:
@@ -171,6 +186,29 @@ class Program:
             for slot, value in zip(slots, changed, strict=True):
                 slot.copy_(value)
         return norm
+
+    def _adapt(self, gradients: list[Tensor], factors: list[float]) -> None:
+        """By PyTorch's own kernel: the same formula, one call for all weights that are treated alike."""
+        rule = self._subject.rule
+        kernel = torch._fused_adamw_ if rule.decoupled else torch._fused_adam_
+        steps = torch.tensor(factors[STEPS], device=self.variables[0].device)
+        for treated, members in self._alike.items():
+            kernel(
+                [self.variables[place] for place in members],
+                # The kernel goes through memory in one order: a gradient must lie as its weight does.
+                [gradients[place].contiguous() for place in members],
+                [self.slots[place][0] for place in members],
+                [self.slots[place][1] for place in members],
+                [],
+                [steps] * len(members),
+                lr=factors[RATE] * treated.scale,
+                beta1=rule.betas[0],
+                beta2=rule.betas[1],
+                weight_decay=treated.decay,
+                eps=rule.epsilon,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def _tensor(self, array: Array) -> Tensor:
         if not (array.flags.writeable and array.flags.c_contiguous):

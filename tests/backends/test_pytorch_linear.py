@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from modelyard.backends import pytorch_linear
 from modelyard.backends.base import Batch, Execution, OptimizerSettings, StepSettings
 from modelyard.backends.pytorch import PyTorch
 from modelyard.backends.pytorch_linear import (
@@ -124,12 +125,19 @@ def test_attention_is_seen_and_measured() -> None:
 
 
 @pytest.mark.parametrize("kind", ["onednn", "mixed"])
-def test_steps_come_out_the_same_but_for_rounding_and_repeat_bit_for_bit(kind: str) -> None:
-    plain, others, _ = trained("blas")
+def test_steps_come_out_the_same_but_for_rounding_and_repeat_bit_for_bit(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, product = [], pytorch_linear._product
+    monkeypatch.setattr(
+        pytorch_linear, "_product", lambda *given: products.append(1) or product(*given)
+    )
+    plain, _, _ = trained("blas")
+    assert not products
     losses, tensors, execution = trained(kind)
+    assert products  # on some processors both kernels give the same bits, which proves nothing
     again, same, _ = trained(kind)
     assert execution.linear == kind and losses == again
-    assert not all(np.array_equal(tensors[name], others[name]) for name in tensors)
     np.testing.assert_allclose(losses, plain, rtol=1e-4)
     assert all(np.array_equal(tensors[name], same[name]) for name in tensors)
 

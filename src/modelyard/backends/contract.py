@@ -129,7 +129,7 @@ class BackendContract(LossContract):
             tmp_path, self.case, OptimizerSettings(name="sgd"), steps=4, vanish_at={1: 2}
         )
         assert codes == [3, 9], (tmp_path / "rank-0.log").read_text()
-        assert "TrainingError: worker 0 of 2 lost" in (tmp_path / "rank-0.log").read_text()
+        assert "PeerLost: worker 0 of 2 lost" in (tmp_path / "rank-0.log").read_text()
 
     def test_a_restored_training_goes_on_bit_for_bit(self, tmp_path: Path) -> None:
         for name in ("sgd", "adamw"):

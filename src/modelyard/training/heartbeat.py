@@ -34,6 +34,8 @@ _WHO = struct.Struct("<qq64s")
 _SIZE = _PLACE.size + _WHO.size
 _EARLY = 0.8
 """The stack is written after this share of the time that a hang may take: before it is read."""
+_FRESH = 0.05
+"""And counted anew once this share of that has passed: it comes by so much earlier at most."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class Heart:
         """Raises OSError where ``folder`` cannot be written."""
         self._after = max(0.05, _EARLY * hang_seconds)
         self._step = 0
+        self._armed: float | None = None
         path = path_of(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written, not only made longer: on a full disk that is an error, and later it would be a signal.
@@ -90,6 +93,10 @@ class Heart:
 
     def arm(self) -> None:
         """All is well up to now: count anew the time after which the stacks are written."""
+        now = time.perf_counter()
+        if self._armed is not None and now - self._armed < _FRESH * self._after:
+            return  # a thread would be ended and another one begun, four times a second
+        self._armed = now
         faulthandler.dump_traceback_later(self._after, repeat=True, file=self._stack)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from modelyard.backends.sampled_values import counts, places, stride
 def looked_at(
     gradients: Sequence[jax.Array], look: jax.Array | bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Norm () and sampled values (values,), float32; zeros, which cost nothing, unless ``look``."""
+    """Norm () and sampled values (values,), float32; zeros unless ``look``."""
     looked = [gradients[place] for place in places(len(gradients))]
 
     def seen() -> tuple[jax.Array, jax.Array]:

@@ -66,7 +66,7 @@ def file_digests(files: Sequence[Path], ledger: Path) -> list[str]:
 def _ledger_error(error: sqlite3.Error, ledger: Path) -> YardError:
     """SQLite's codes (https://sqlite.org/rescode.html) as what the operating system would have said."""
     if full := without_room(error, ledger):
-        return from_os_error(full)
+        return full
     numbers = {
         sqlite3.SQLITE_READONLY: errno.EACCES,
         sqlite3.SQLITE_CANTOPEN: errno.EACCES,

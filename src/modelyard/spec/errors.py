@@ -32,6 +32,7 @@ from modelyard.spec.disk import room_at
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = (*map(os.strerror, _FULL), "database or disk is full")
 """How libraries say it that keep the system's number to themselves: torch, safetensors, TensorFlow; SQLite."""
+_MORE_ROOM = "free some space there and run the command again; nothing was lost"
 
 
 class YardError(Exception):
@@ -192,13 +193,7 @@ def from_os_error(error: OSError, writing: Path | None = None) -> YardError:
     """
     place = str(error.filename or writing or "the store")
     if error.errno in _FULL:
-        quota = " for this user (a quota)" if error.errno == errno.EDQUOT else ""
-        room = room_at(place) if error.filename or writing else ""
-        return DiskFull(
-            f"the disk is full{quota}: {place} could not be written"
-            + (f"; {room}" if room else ""),
-            "free some space there and run the command again; nothing was lost",
-        )
+        return no_room(error.filename or writing, quota=error.errno == errno.EDQUOT)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
             f"no permission to use {place}: {error.strerror}",
@@ -213,6 +208,16 @@ def from_os_error(error: OSError, writing: Path | None = None) -> YardError:
     )
 
 
+def no_room(place: str | Path | None, *, quota: bool = False) -> DiskFull:
+    """For ``place``, where that is known; ``quota``: there is none for this user."""
+    whose, room = " for this user (a quota)" if quota else "", room_at(place) if place else ""
+    return DiskFull(
+        f"the disk is full{whose}: {place or 'the store'} could not be written"
+        + (f"; {room}" if room else ""),
+        _MORE_ROOM,
+    )
+
+
 def disk_full(error: BaseException, place: Path) -> DiskFull | None:
     """What to tell where a full disk is behind ``error``, however it was wrapped; None where it is not.
 
@@ -222,13 +227,12 @@ def disk_full(error: BaseException, place: Path) -> DiskFull | None:
         if isinstance(link, DiskFull):
             return link
         if isinstance(link, OSError) and link.errno in _FULL:
-            told = from_os_error(link, place)
-            return told if isinstance(told, DiskFull) else None
+            return no_room(link.filename or place, quota=link.errno == errno.EDQUOT)
         if any(words in str(link) for words in _FULL_WORDS):
             said = link.what if isinstance(link, YardError) else f"{type(link).__name__}: {link}"
             return DiskFull(
                 "; ".join(filter(None, (f"the disk is full: {said.strip()}", room_at(place)))),
-                "free some space there and run the command again; nothing was lost",
+                _MORE_ROOM,
             )
     return None
 

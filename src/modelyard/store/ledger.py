@@ -1,6 +1,5 @@
 """Who changed what and when: rows that are only added, each carrying the hash of the one before."""
 
-import errno
 import getpass
 import hashlib
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from modelyard.spec.disk import has_less
-from modelyard.spec.errors import StoreError, YardError, from_os_error
+from modelyard.spec.errors import DiskFull, StoreError, YardError, from_os_error, no_room
 from modelyard.spec.records import Record
 from modelyard.store.files import lock
 from modelyard.store.store import Store
@@ -170,8 +169,8 @@ def _actor() -> str:
     return f"{user}@{os.uname().nodename}"
 
 
-def without_room(error: sqlite3.Error, file: Path) -> OSError | None:
-    """What the system would have said where SQLite found no room for ``file``; None for all else.
+def without_room(error: sqlite3.Error, file: Path) -> DiskFull | None:
+    """Where SQLite found no room for ``file``; None for all else.
 
     It says "full" only of the table itself; of the files beside it (`-wal`, `-shm`) it says "disk I/O error".
     """
@@ -179,13 +178,13 @@ def without_room(error: sqlite3.Error, file: Path) -> OSError | None:
     if code == sqlite3.SQLITE_FULL or (
         code == sqlite3.SQLITE_IOERR and has_less(file, _SHARED_MEMORY_BYTES)
     ):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return no_room(file)
     return None
 
 
 def _from_sqlite(store: Store, error: sqlite3.Error) -> YardError:
     if full := without_room(error, store.ledger):
-        return from_os_error(full)
+        return full
     text = str(error)
     mend = "see `yard doctor` for the state of the store"
     if "readonly" in text or "unable to open" in text:

@@ -1,8 +1,6 @@
 """The controller: submits the workers, watches them, and does what the recovery policy decides."""
 
 import contextlib
-import errno
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from msgspec.structs import replace
 from modelyard.backends.preload import preload
 from modelyard.engines import BUILT_IN as ENGINES
 from modelyard.engines.base import Engine
+from modelyard.spec.disk import has_less
 from modelyard.spec.errors import (
     DiskFull,
     StoreError,
@@ -21,6 +20,7 @@ from modelyard.spec.errors import (
     TrainingInterrupted,
     YardError,
     from_os_error,
+    no_room,
 )
 from modelyard.spec.plugins import load
 from modelyard.spec.records import (
@@ -310,9 +310,9 @@ class Attempts:
         if decision.failure is not None and decision.failure.known:
             error = raised_again(decision.failure)
         elif any(worker.exit_code == DISK_FULL_EXIT for worker in decision.lost) or (
-            shutil.disk_usage(self._folder).free < _SCARCE_BYTES
+            has_less(self._folder, _SCARCE_BYTES)
         ):
-            error = from_os_error(OSError(errno.ENOSPC, "", str(self._folder)))
+            error = no_room(self._folder)
         if isinstance(error, DiskFull):
             error.mend = (
                 "free some space there and run the command again; it goes on from step "

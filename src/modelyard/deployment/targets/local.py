@@ -1,6 +1,5 @@
 """The target ``local``: supervised processes on this machine behind one address."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from modelyard.deployment.process_table import (
 from modelyard.deployment.targets.base import Target
 from modelyard.spec.cores import available_cores
 from modelyard.spec.disk import has_less
-from modelyard.spec.errors import DeploymentError, StoreError, from_os_error
+from modelyard.spec.errors import DeploymentError, StoreError, from_os_error, no_room
 from modelyard.spec.records import Deployment, Service
 from modelyard.spec.work import Native
 from modelyard.store.files import lock, write_atomic
@@ -178,8 +177,7 @@ def _wait_for(folder: Path, desired: Desired) -> Deployment:
                 raise _failure(observed, desired)
         if alive is None:
             if has_less(folder, _SCARCE_BYTES):  # then it could not write its own reason either
-                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-                raise from_os_error(full)
+                raise no_room(folder)
             last = merged_tail(folder / LOGS, 10)
             raise DeploymentError(f"the supervisor ended:\n{last}", "run the command again")
         time.sleep(_POLL_SECONDS)
